@@ -1,0 +1,160 @@
+"""A run on disk: weights.safetensors, config.json, provenance.json, metrics.csv. No pickled classes.
+
+Network tensors are stored under the network's name (`skill_decoder.net.0.weight`), and `config.json` holds the
+configuration of each stage that made them, so that `load_models` can rebuild the networks alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from simpl_core.config import MetaConfig, SkillsConfig, from_dict
+from simpl_core.errors import CheckpointError
+from simpl_core.networks import CriticEnsemble, SkillDecoder, SkillEncoder, SkillPolicy, SkillPrior, TaskEncoder
+
+WEIGHTS, CONFIG, PROVENANCE = "weights.safetensors", "config.json", "provenance.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run folder holds; `config` has one entry per stage plus `state` for scalars such as alpha_2."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Networks of a run, in evaluation mode; those of phase 2 are None in a run of phase 1."""
+
+    skills_config: SkillsConfig
+    action_dim: int
+    skill_encoder: SkillEncoder
+    skill_decoder: SkillDecoder
+    skill_prior: SkillPrior
+    meta_config: MetaConfig | None = None
+    skill_policy: SkillPolicy | None = None
+    critics: CriticEnsemble | None = None
+    target_critics: CriticEnsemble | None = None
+    task_encoder: TaskEncoder | None = None
+    alpha_1: float | None = None
+    alpha_2: float | None = None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader, or a kill, sees the old file or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors as safetensors, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write a run's weights, configuration and provenance; the weights come last, as they make a run complete."""
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / PROVENANCE, (json.dumps(provenance, indent=2) + "\n").encode())
+    save_tensors(folder / WEIGHTS, tensors)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a run folder.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read.
+    """
+    missing = [name for name in (WEIGHTS, CONFIG, PROVENANCE) if not (folder / name).is_file()]
+    if missing:
+        found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
+        raise CheckpointError(f"{folder} is not a finished run: {', '.join(missing)} missing (there: {found})")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        provenance = json.loads((folder / PROVENANCE).read_text())
+        tensors = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    return Checkpoint(tensors, config, provenance)
+
+
+def named_tensors(**networks: nn.Module) -> dict[str, Tensor]:
+    """Tensors of several networks under `<network>.<parameter>`."""
+    return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def load_models(folder: Path) -> Models:
+    """Rebuild the networks of a run of phase 1 or 2.
+
+    Raises:
+        CheckpointError: the folder is no run, or its weights do not fit its configuration.
+    """
+    return build_models(load_checkpoint(folder), str(folder))
+
+
+def build_models(checkpoint: Checkpoint, origin: str) -> Models:
+    """Networks from a checkpoint; `origin` names it in errors (see `load_models`)."""
+    if "skills" not in checkpoint.config:
+        raise CheckpointError(f"{origin}: config.json has no 'skills' entry, only {', '.join(checkpoint.config)}")
+    skills = from_dict(SkillsConfig, checkpoint.config["skills"])
+    action_dim = int(checkpoint.config["action_dim"])
+    state, z, hidden = skills.state_dim, skills.z_dim, skills.hidden
+
+    def restore(name: str, network: Network) -> Network:
+        return _restore(network, name, checkpoint.tensors, origin)
+
+    encoder = restore("skill_encoder", SkillEncoder(state, action_dim, z, hidden))
+    decoder = restore("skill_decoder", SkillDecoder(state, action_dim, z, hidden, skills.decoder_middle))
+    prior = restore("skill_prior", SkillPrior(state, z, hidden, skills.prior_middle))
+    if "meta" not in checkpoint.config:
+        return Models(skills, action_dim, encoder, decoder, prior)
+    meta = from_dict(MetaConfig, checkpoint.config["meta"])
+    sizes = (state, z, meta.e_dim, meta.hidden, meta.layers)
+    return Models(
+        skills,
+        action_dim,
+        encoder,
+        decoder,
+        prior,
+        meta,
+        restore("skill_policy", SkillPolicy(SkillPrior(state, z, hidden, skills.prior_middle), *sizes)),
+        restore("critics", CriticEnsemble(*sizes, meta.critics)),
+        restore("target_critics", CriticEnsemble(*sizes, meta.critics)),
+        restore("task_encoder", TaskEncoder(state, z, meta.e_dim, meta.encoder_hidden)),
+        float(checkpoint.config["state"]["alpha_1"]),
+        float(checkpoint.config["state"]["alpha_2"]),
+    )
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _restore(network: Network, name: str, tensors: Mapping[str, Tensor], origin: str) -> Network:
+    prefix = f"{name}."
+    own = {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{origin}: weights of {name} do not fit the configuration: {reason}") from error
+    return network.eval()

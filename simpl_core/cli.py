@@ -1,0 +1,339 @@
+"""`simpl ...`: the composition root. Builds the environment, calls a stage, prints what came of it.
+
+Heavy imports stay inside the commands, so that `simpl --help` is quick and a robot needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from simpl_core.errors import ConfigError, EnvironmentMissingError, SimplError
+
+Preset = Literal["official", "fast", "small"]
+Settings = Annotated[tuple[str, ...], arg(name="set", metavar="KEY=VALUE ...")]
+
+
+@dataclass(frozen=True)
+class TrainSkills:
+    """Phase 1: extract skills, skill decoder and skill prior from demonstrations.
+
+    Example: simpl train skills ~/demos.hdf5 --out runs/skills --preset fast
+    """
+
+    data: Positional[str]
+    """HDF5 file in D4RL's layout, or a D4RL name such as kitchen-mixed-v0."""
+    out: Path = Path("runs/skills")
+    """Run folder; an unfinished run there goes on."""
+    preset: Preset = "official"
+    """Named settings (see `simpl presets`)."""
+    set: Settings = ()
+    """Settings that differ from the preset, such as beta=1e-3."""
+    seed: int = 0
+    """Seed of networks, batches and the held-out split."""
+    threads: int = 2
+    """Threads for the arithmetic."""
+
+    def run(self) -> int:
+        from simpl_core import skills
+        from simpl_core.config import SKILLS_PRESETS, preset
+        from simpl_core.dataset import open_demonstrations
+
+        config = preset(SKILLS_PRESETS, self.preset, **_changes(self.set))
+        data = open_demonstrations(_locate(self.data), config.state_dim)
+        _use_threads(self.threads)
+        skills.run(config, data, self.out, self.seed)
+        print(f"skills in {self.out}; next: simpl train meta {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class TrainMeta:
+    """Phase 2: meta-train task encoder, skill policy and critics across the kitchen's 23 training tasks.
+
+    Example: simpl train meta runs/skills --out runs/meta --preset fast
+    """
+
+    skills: Positional[Path]
+    """Run folder of phase 1."""
+    out: Path = Path("runs/meta")
+    """Run folder; an unfinished run there goes on."""
+    preset: Preset = "official"
+    """Named settings (see `simpl presets`)."""
+    set: Settings = ()
+    """Settings that differ from the preset, such as epochs=20."""
+    seed: int = 0
+    """Seed of networks, exploration and sensor noise."""
+    threads: int = 2
+    """Threads for arithmetic and physics."""
+
+    def run(self) -> int:
+        from sim.tasks import KITCHEN_TRAIN_TASKS
+        from sim.vector import KitchenVector
+        from simpl_core import meta_train
+        from simpl_core.config import META_PRESETS, preset
+
+        config = preset(META_PRESETS, self.preset, **_changes(self.set))
+        _use_threads(self.threads)
+
+        def kitchens() -> KitchenVector:
+            return KitchenVector(len(KITCHEN_TRAIN_TASKS), threads=self.threads)
+
+        tasks = KITCHEN_TRAIN_TASKS
+        meta_train.run(config, self.skills, kitchens, tasks, self.out, seed=self.seed, threads=self.threads)
+        print(f"meta-trained models in {self.out}; next: simpl export {self.out} -o BUNDLE")
+        return 0
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train phase 1 (skills) or phase 2 (meta)."""
+
+    stage: Annotated[TrainSkills, subcommand("skills")] | Annotated[TrainMeta, subcommand("meta")]
+
+    def run(self) -> int:
+        return self.stage.run()
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Phase 3 in simulation: adapt to each task, write scores per episode, a summary and a plot.
+
+    Example: simpl evaluate runs/meta --method simpl --seeds 0 1 2 --out runs/evaluation
+    """
+
+    models: Positional[Path]
+    """Run folder of phase 2 (or of phase 1, for spirl)."""
+    method: Literal["simpl", "spirl"] = "simpl"
+    """SiMPL (conditioned on the task, then fine-tuned) or SPiRL (from the skill prior alone)."""
+    tasks: tuple[str, ...] = ()
+    """Tasks such as "kettle > microwave"; or @FILE with one a line. None: the paper's ten unseen tasks."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; each task is adapted to once per seed."""
+    preset: Preset = "fast"
+    """Named settings of phase 3 (see `simpl presets`)."""
+    set: Settings = ()
+    """Settings that differ from the preset, such as episodes=30."""
+    out: Path = Path("runs/evaluation")
+    """Folder for CSV, summary and plot; finished tasks there are kept."""
+    threads: int = 2
+    """Threads for arithmetic and physics."""
+
+    def run(self) -> int:
+        from sim.vector import KitchenVector
+        from simpl_core import evaluate
+        from simpl_core.checkpoint import load_models
+        from simpl_core.config import ADAPT_PRESETS, preset
+
+        name = "spirl" if self.method == "spirl" else self.preset
+        config = preset(ADAPT_PRESETS, name, **_changes(self.set))
+        tasks = _kitchen_tasks(self.tasks)
+        _use_threads(self.threads)
+        env = KitchenVector(min(len(tasks) * len(self.seeds), 32), threads=self.threads)
+        try:
+            summary = evaluate.run(config, load_models(self.models), self.method, env, tasks, self.seeds, self.out)
+        finally:
+            env.close()
+        print(summary)
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Turn a meta-trained run into a bundle of verified ONNX models for the robot.
+
+    Example: simpl export runs/meta -o bundle
+    """
+
+    models: Positional[Path]
+    """Run folder of phase 2."""
+    out: Annotated[Path, arg(aliases=["-o"])]
+    """Folder to write; it appears only if ONNX equals torch to 1e-5 and the whole contract holds."""
+    data: str | None = None
+    """Demonstrations (path or D4RL name) whose states serve as the 1,000 recorded inputs of the comparison."""
+
+    def run(self) -> int:
+        from export.bundle import Bundle, describe
+        from export.to_onnx import export_bundle
+        from simpl_core.dataset import open_demonstrations
+
+        recorded = open_demonstrations(_locate(self.data)).states if self.data else None
+        print(describe(Bundle.open(export_bundle(self.models, self.out, recorded=recorded))))
+        return 0
+
+
+@dataclass(frozen=True)
+class BundleCommand:
+    """Check a bundle of models: schema, checksums, sizes, finite weights, golden outputs.
+
+    Example: simpl bundle verify bundle
+    """
+
+    action: Positional[Literal["verify"]]
+    """What to do with it."""
+    path: Positional[Path]
+    """Bundle folder."""
+
+    def run(self) -> int:
+        from export.bundle import Bundle, describe
+
+        print(describe(Bundle.open(self.path)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Find (or download) and check demonstrations, and say what is in them.
+
+    Example: simpl data kitchen-mixed-v0
+    """
+
+    data: Positional[str]
+    """HDF5 file in D4RL's layout, or a D4RL name such as kitchen-mixed-v0."""
+
+    def run(self) -> int:
+        from simpl_core.dataset import open_demonstrations
+
+        data = open_demonstrations(_locate(self.data))
+        low, middle, high = (int(f(data.lengths)) for f in (min, _median, max))
+        print(
+            f"{data.origin}\n  sha256    {data.sha256}\n  episodes  {len(data.lengths)}, {low} / {middle} / {high} "
+            f"steps (shortest / median / longest)\n  steps     {len(data.actions)}\n  numbers   "
+            f"{data.states.shape[1]} observed, {data.actions.shape[1]} actions"
+        )
+        return 0
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Print every hyper-parameter of every stage, with its value in each preset."""
+
+    def run(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from simpl_core import config
+
+        tables: dict[str, dict[str, Any]] = {
+            "phase 1: simpl train skills": config.SKILLS_PRESETS,
+            "phase 2: simpl train meta": config.META_PRESETS,
+            "phase 3: simpl evaluate, simpl adapt": config.ADAPT_PRESETS,
+        }
+        for title, presets in tables.items():
+            table = Table("setting", *presets, title=title)
+            for field in dataclasses.fields(next(iter(presets.values()))):
+                table.add_row(field.name, *(str(getattr(value, field.name)) for value in presets.values()))
+            Console().print(table)
+        return 0
+
+
+COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "export": Export,
+    "bundle": BundleCommand,
+    "data": Data,
+    "presets": Presets,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; errors a user can mend end in one line and exit code 2, Ctrl-C in 130."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return int(_parse(arguments).run())
+    except SimplError as error:
+        print(f"simpl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("simpl: stopped; the same command goes on from the last saved state", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: list[str]) -> Any:
+    commands: dict[str, Any] = dict(COMMANDS)
+    # `adapt` and `report` belong to the ROS package; a workstation without it still has all the others.
+    if arguments[:1] in (["adapt"], ["report"]) or not arguments or arguments[0] in ("-h", "--help"):
+        commands |= _robot_commands(required=bool(arguments) and arguments[0] in ("adapt", "report"))
+    return tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="simpl",
+        description="Skills, meta-training and adaptation of a robot arm to tasks it has never seen.",
+        args=arguments,
+        config=(OmitArgPrefixes, OmitSubcommandPrefixes),
+    )
+
+
+def _robot_commands(required: bool) -> dict[str, Any]:
+    try:
+        from simpl.front.commands import Adapt, Report
+    except ModuleNotFoundError as error:
+        if required:
+            raise EnvironmentMissingError(
+                f"the ROS 2 workspace is not built ({error}); run `make ros`, or source a workspace that holds "
+                "the packages simpl and simpl_interfaces"
+            ) from error
+        return {}
+    return {"adapt": Adapt, "report": Report}
+
+
+def _changes(settings: tuple[str, ...]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set takes KEY=VALUE, got {setting!r}")
+        try:
+            changes[key] = json.loads(text)
+        except json.JSONDecodeError:
+            changes[key] = {"True": True, "False": False, "None": None}.get(text, text)
+    return changes
+
+
+def _locate(data: str) -> Path:
+    from simpl_core.dataset import locate
+
+    return locate(data, lambda done, total: print(f"\r{done >> 20} of {total >> 20} MiB", end="", file=sys.stderr))
+
+
+def _kitchen_tasks(texts: tuple[str, ...]) -> list[Any]:
+    from sim.tasks import KITCHEN_TARGET_TASKS, parse_kitchen_task
+
+    if not texts:
+        return list(KITCHEN_TARGET_TASKS)
+    lines: list[str] = []
+    for text in texts:
+        if not text.startswith("@"):
+            lines.append(text)
+            continue
+        try:
+            lines += [line for line in Path(text[1:]).read_text().splitlines() if line.strip()]
+        except OSError as error:
+            raise ConfigError(f"task file {text[1:]!r} cannot be read: {error.strerror}") from error
+    return [parse_kitchen_task(line) for line in lines]
+
+
+def _use_threads(count: int) -> None:
+    # Two pools of spinning threads on few cores slow each other down several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _median(values: Any) -> float:
+    import statistics
+
+    return float(statistics.median(values.tolist()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

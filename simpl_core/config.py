@@ -1,0 +1,198 @@
+"""Every hyper-parameter of every stage, with the named presets, in one table.
+
+`official` is what the papers' public code ran on the Franka kitchen, `fast` the shortest schedule that keeps most
+of its quality on two cores, `small` goes through a stage in a minute or two to show that everything works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from simpl_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SkillsConfig:
+    """Phase 1: skills, skill decoder and skill prior from demonstrations."""
+
+    horizon: int = 10
+    """H, control steps a skill lasts."""
+    state_dim: int = 30
+    """Leading observation numbers that are the state (D4RL's kitchen appends a constant goal)."""
+    z_dim: int = 10
+    """Size of a skill z."""
+    hidden: int = 128
+    """Width of every layer."""
+    decoder_middle: int = 5
+    """BatchNorm layers of the decoder."""
+    prior_middle: int = 6
+    """BatchNorm layers of the prior."""
+    beta: float = 5e-4
+    """Weight of KL(q(z | s, a) || N(0, I)), averaged over z."""
+    prior_loss: Literal["nll", "kl"] = "nll"
+    """Fit the prior to detached samples (the code) or by KL(q || p) (the paper)."""
+    batch_size: int = 128
+    """Windows a step."""
+    iterations: int = 480_000
+    """Optimiser steps on encoder, decoder and prior together."""
+    prior_iterations: int = 0
+    """Steps after them on the prior alone, against the settled encoder: cheap, and what rollouts depend on most."""
+    prior_batch_size: int = 512
+    """Windows a step of those."""
+    learning_rate: float = 1e-3
+    """Initial rate of RAdam."""
+    final_rate_fraction: float = 1.0
+    """Rate at the end, as a fraction; the decay is a cosine. 1 keeps it constant."""
+    held_out_fraction: float = 0.05
+    """Episodes kept aside to judge reconstruction and prior."""
+    log_every: int = 500
+    """Steps between two lines of metrics."""
+    checkpoint_every: int = 5_000
+    """Steps between two resumable states on disk."""
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """Phase 2: task encoder, skill policy and critics across the training tasks."""
+
+    hidden: int = 128
+    """Width of policy and critics."""
+    layers: int = 5
+    """Hidden layers of policy and critics."""
+    critics: int = 2
+    """Size of the critic ensemble."""
+    e_dim: int = 6
+    """Size of a task embedding e."""
+    encoder_hidden: int = 128
+    """Width of the task encoder."""
+    alpha_1: float = 0.05
+    """Initial weight of the policy's KL to the skill prior where e comes from a small context."""
+    delta_1: float = 0.1
+    """Target divergence with small contexts."""
+    alpha_2: float = 0.03
+    """The same weight where e comes from a large context."""
+    delta_2: float = 4.0
+    """Target divergence with large contexts."""
+    encoder_weight_small: float = 1e-3
+    """Initial weight of KL(q(e | c) || N(0, I)) with small contexts."""
+    encoder_target_small: float = 2.0
+    """Its target."""
+    encoder_weight_large: float = 1e-4
+    """The same with large contexts, one weight per task."""
+    encoder_target_large: float = 10.0
+    """Its target."""
+    kl_clip: float = 6.0
+    """Largest policy KL that the critic's target subtracts."""
+    tasks_small: int = 3
+    """Tasks a step with small contexts, drawn with replacement."""
+    tasks_large: int = 27
+    """Tasks a step with large contexts."""
+    context_small: int = 2
+    """Skill transitions in a small context."""
+    context_large: int = 1024
+    """Skill transitions in a large context."""
+    batch_size: int = 256
+    """Skill transitions per task and step."""
+    buffer_size: int = 3000
+    """Skill transitions kept per task for the critics."""
+    encoder_buffer_size: int = 3000
+    """Skill transitions kept per task for contexts; only episodes made with e from the prior."""
+    reuse: float = 256.0
+    """Gradient samples per new skill transition and task drawn: sets the number of steps an epoch."""
+    epochs: int = 500
+    """Each: two episodes per task."""
+    learning_rate: float = 3e-4
+    """Adam, for every network and weight."""
+    gamma: float = 0.99
+    """Discount per skill."""
+    tau: float = 0.005
+    """Rate of the target critics."""
+    checkpoint_every: int = 5
+    """Epochs between two resumable states on disk."""
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Phase 3: fine-tuning on one unseen task with e* fixed."""
+
+    conditioning_episodes: int = 20
+    """Episodes with e ~ N(0, I) before e* = mean of q(e | all their transitions)."""
+    episodes: int = 180
+    """Episodes of fine-tuning after them."""
+    batch_size: int = 256
+    """Skill transitions a step; training waits until so many are there."""
+    buffer_size: int = 20_000
+    """Skill transitions kept."""
+    reuse: float = 256.0
+    """Gradient samples per new skill transition: sets the number of steps after an episode."""
+    use_conditioning: bool = True
+    """Start with the conditioning episodes in the buffer; the papers' code starts empty."""
+    delta: float = 5.0
+    """Target divergence from the skill prior."""
+    alpha: float | None = None
+    """Initial weight of that KL; None takes the meta-trained alpha_2."""
+    alpha_rate: float = 3e-4
+    """Adam's rate for alpha."""
+    alpha_only_grows: bool = True
+    """Never weaken the regularisation (SiMPL); SPiRL lets it move both ways."""
+    kl_clip: float = 20.0
+    """Largest policy KL that the critic's target subtracts."""
+    learning_rate: float = 3e-4
+    """Adam, for policy and critics."""
+    gamma: float = 0.99
+    """Discount per skill."""
+    tau: float = 0.005
+    """Rate of the target critics."""
+
+
+SKILLS_PRESETS: dict[str, SkillsConfig] = {
+    "official": SkillsConfig(),
+    "fast": SkillsConfig(iterations=25_000, prior_iterations=40_000, final_rate_fraction=0.02),
+    "small": SkillsConfig(
+        iterations=2_500, prior_iterations=5_000, final_rate_fraction=0.02, log_every=250, checkpoint_every=500
+    ),
+}
+META_PRESETS: dict[str, MetaConfig] = {
+    "official": MetaConfig(),
+    "fast": MetaConfig(epochs=75),
+    "small": MetaConfig(
+        epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
+    ),
+}
+ADAPT_PRESETS: dict[str, AdaptConfig] = {
+    "official": AdaptConfig(use_conditioning=False),
+    "fast": AdaptConfig(),
+    "small": AdaptConfig(conditioning_episodes=4, episodes=6, batch_size=64),
+    "spirl": AdaptConfig(
+        conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0
+    ),
+}
+
+Stage = TypeVar("Stage", SkillsConfig, MetaConfig, AdaptConfig)
+
+
+def preset(table: Mapping[str, Stage], name: str, **changes: Any) -> Stage:
+    """The named preset with some fields replaced.
+
+    Raises:
+        ConfigError: unknown preset or field; the message lists what exists.
+    """
+    if name not in table:
+        raise ConfigError(f"no preset {name!r}; there are {', '.join(table)}")
+    return from_dict(type(table[name]), {**dataclasses.asdict(table[name]), **changes})
+
+
+def from_dict(stage: type[Stage], values: Mapping[str, Any]) -> Stage:
+    """A configuration from saved values; an unknown key is an error.
+
+    Raises:
+        ConfigError: a key that the stage does not have.
+    """
+    known = {field.name for field in dataclasses.fields(stage)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{stage.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return stage(**values)

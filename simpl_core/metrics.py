@@ -1,0 +1,83 @@
+"""One writer for what training measures: metrics.csv, TensorBoard, and the bar that a person watches."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends rows `step, name, value` to `metrics.csv` in a run's folder and to TensorBoard event files.
+
+    Long format, so that the set of names may grow; a resumed run drops the rows past its checkpoint.
+    """
+
+    def __init__(self, folder: Path, resume_step: int = 0) -> None:
+        """Open for appending; rows with a step above `resume_step` are dropped."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.csv"
+        self._truncate(resume_step)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def _truncate(self, resume_step: int) -> None:
+        rows = []
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= resume_step]
+        with self._path.open("w", newline="") as file:
+            csv.writer(file).writerows([["step", "name", "value"], *rows])
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` at `step`."""
+        with self._path.open("a", newline="") as file:
+            csv.writer(file).writerows([step, name, f"{value:.6g}"] for name, value in values.items())
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's file."""
+        self._events.close()
+
+
+class Bar:
+    """A progress bar with elapsed and remaining time and a short note."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        """Wrap one task of a rich progress display."""
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        """Move on by `steps`; a `note` replaces the one beside the bar."""
+        self._progress.update(self._task, advance=steps)
+        if note is not None:
+            self._progress.update(self._task, note=note)
+
+
+@contextmanager
+def progress_bar(total: int, description: str, done: int = 0) -> Iterator[Bar]:
+    """A bar over `total` steps of which `done` are behind us; on standard error, so output can be piped."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
+        yield Bar(progress, progress.add_task(description, total=total, completed=done, note=""))

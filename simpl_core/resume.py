@@ -1,0 +1,52 @@
+"""State of an unfinished run, so that a kill costs at most the steps since it was saved.
+
+The state may hold nested dicts, lists, tensors and numbers; it is read back with PyTorch's weights-only loader, which
+builds no classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simpl_core.errors import CheckpointError
+
+STATE = "resume.pt"
+
+
+def save_resume(folder: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Save `state` atomically; `identity` (JSON values) says which run it belongs to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{STATE}.{os.getpid()}"
+    torch.save({"identity": json.dumps(identity, sort_keys=True), "state": dict(state)}, temporary)
+    temporary.replace(folder / STATE)
+
+
+def load_resume(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state saved in `folder`, or None for a fresh run.
+
+    Raises:
+        CheckpointError: the state is unreadable or belongs to a run with other settings.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it to start afresh") from error
+    theirs, ours = json.loads(saved["identity"]), json.loads(json.dumps(identity))
+    changed = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    if changed:
+        raise CheckpointError(
+            f"{folder} holds an unfinished run with other {', '.join(changed)}; "
+            f"give another folder or remove {path.name}"
+        )
+    state: dict[str, Any] = saved["state"]
+    return state

@@ -1,0 +1,299 @@
+"""Phase 1: skills, a closed-loop skill decoder and a skill prior from task-agnostic demonstrations.
+
+SiMPL Sec. 4.1 (Eq. 3), with the networks and settings of SPiRL's closed-loop kitchen model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simpl_core import equations
+from simpl_core.checkpoint import named_tensors, save_checkpoint
+from simpl_core.config import SkillsConfig
+from simpl_core.dataset import Demonstrations
+from simpl_core.distributions import DiagonalGaussian
+from simpl_core.metrics import MetricsWriter, progress_bar
+from simpl_core.networks import SkillDecoder, SkillEncoder, SkillPrior
+from simpl_core.provenance import provenance
+from simpl_core.resume import STATE, load_resume, save_resume
+
+
+class Windows(NamedTuple):
+    """Stretches of H steps: states (B, H, S) and actions (B, H, A)."""
+
+    states: Tensor
+    actions: Tensor
+
+
+class WindowSampler:
+    """Draws windows of H steps from demonstrations, split by episode into training and held-out ones."""
+
+    def __init__(self, data: Demonstrations, config: SkillsConfig, seed: int) -> None:
+        """Split by a permutation of the episodes that depends on `seed` alone."""
+        order = np.random.default_rng(seed).permutation(len(data.lengths))
+        held_out = max(1, round(config.held_out_fraction * len(order)))
+        self._states = torch.from_numpy(data.states)
+        self._actions = torch.from_numpy(data.actions)
+        self._offsets = torch.arange(config.horizon)
+        self.training = torch.from_numpy(data.window_starts(config.horizon, order[held_out:]))
+        self.held_out = torch.from_numpy(data.window_starts(config.horizon, order[:held_out]))
+
+    def sample(self, count: int, generator: torch.Generator) -> Windows:
+        """`count` training windows, each start equally likely."""
+        picks = torch.randint(len(self.training), (count,), generator=generator)
+        return self.at(self.training[picks])
+
+    def at(self, starts: Tensor) -> Windows:
+        """The windows that begin at rows `starts` (B,)."""
+        rows = starts[:, None] + self._offsets
+        return Windows(self._states[rows], self._actions[rows])
+
+
+class SkillModel(nn.Module):
+    """The three networks of phase 1 and their common loss."""
+
+    def __init__(self, config: SkillsConfig, action_dim: int) -> None:
+        """Fresh networks of the configured sizes."""
+        super().__init__()
+        sizes = (config.state_dim, action_dim, config.z_dim, config.hidden)
+        self.config = config
+        self.encoder = SkillEncoder(*sizes)
+        self.decoder = SkillDecoder(*sizes, config.decoder_middle)
+        self.prior = SkillPrior(config.state_dim, config.z_dim, config.hidden, config.prior_middle)
+
+    def losses(self, windows: Windows, noise: Tensor) -> dict[str, Tensor]:
+        """Terms of the loss and their sum `loss`; `noise` (B, Z) draws z from the posterior."""
+        posterior = self.encoder(windows.states, windows.actions)
+        z = posterior.sample(noise)
+        reconstruction = equations.skill_reconstruction(windows.actions, self.decode(windows.states, z))
+        divergence = equations.skill_regularisation(posterior)
+        fit = self._prior_loss(self.prior(windows.states[:, 0]), posterior, z)
+        return {
+            "loss": reconstruction + self.config.beta * divergence + fit,
+            "reconstruction": reconstruction,
+            "divergence": divergence,
+            "prior": fit,
+        }
+
+    def decode(self, states: Tensor, z: Tensor) -> Tensor:
+        """Actions (B, H, A) of skill `z` (B, Z) in `states` (B, H, S)."""
+        steps = states.shape[1]
+        actions: Tensor = self.decoder(states.flatten(0, 1), z.repeat_interleave(steps, 0))
+        return actions.view(-1, steps, actions.shape[-1])
+
+    def _prior_loss(self, prior: DiagonalGaussian, posterior: DiagonalGaussian, z: Tensor) -> Tensor:
+        if self.config.prior_loss == "kl":
+            return equations.prior_divergence(posterior, prior)
+        return equations.prior_negative_log_likelihood(prior, z)
+
+
+class SkillTrainer:
+    """Optimiser, schedule and random state around a `SkillModel`; everything a resumed run needs."""
+
+    def __init__(self, config: SkillsConfig, action_dim: int, seed: int) -> None:
+        """Fresh model and optimiser."""
+        torch.manual_seed(seed)
+        self.config = config
+        self.model = SkillModel(config, action_dim)
+        self.optimiser = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+
+    def update(self, sampler: WindowSampler) -> dict[str, Tensor]:
+        """One optimiser step on a fresh batch; returns the terms of the loss."""
+        windows = sampler.sample(self.config.batch_size, self.generator)
+        noise = torch.randn(self.config.batch_size, self.config.z_dim, generator=self.generator)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.config.iterations)
+        terms = self.model.losses(windows, noise)
+        self.optimiser.zero_grad()
+        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.step += 1
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimiser, random state and step."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`'s answer."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.step = int(state["step"])
+
+
+def learning_rate(config: SkillsConfig, step: int, total: int) -> float:
+    """Rate at `step` of `total`: from `learning_rate` along half a cosine to `final_rate_fraction` of it."""
+    remaining = 0.5 * (1.0 + math.cos(math.pi * step / total))
+    return config.learning_rate * (config.final_rate_fraction + (1.0 - config.final_rate_fraction) * remaining)
+
+
+@torch.no_grad()
+def held_out_metrics(model: SkillModel, sampler: WindowSampler, limit: int = 2048) -> dict[str, float]:
+    """How the model does on held-out episodes.
+
+    Reconstruction error with z at its mean; KL(q || N(0, I)) per skill number; log-likelihood of sampled skills under
+    the prior and KL(q || p) [nats per skill], the latter comparable between models whose latent scales differ.
+    """
+    stride = max(1, len(sampler.held_out) // limit)
+    windows = sampler.at(sampler.held_out[::stride])
+    model.eval()
+    posterior = model.encoder(windows.states, windows.actions)
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0))
+    predicted = model.decode(windows.states, posterior.mean)
+    prior = model.prior(windows.states[:, 0])
+    values = {
+        "held_out/reconstruction": equations.skill_reconstruction(windows.actions, predicted),
+        "held_out/divergence": equations.skill_regularisation(posterior),
+        "held_out/prior_log_likelihood": -equations.prior_negative_log_likelihood(prior, posterior.sample(noise)),
+        "held_out/prior_divergence": equations.prior_divergence(posterior, prior),
+    }
+    model.train()
+    return {name: float(value) for name, value in values.items()}
+
+
+class PriorTrainer:
+    """Fits the prior alone to the settled encoder: KL(q || p), exact, over every training window.
+
+    Rollouts of the prior improve long after reconstruction has settled, and a step on the prior costs a
+    thirtieth of a joint one.
+    """
+
+    def __init__(self, model: SkillModel, sampler: WindowSampler, seed: int) -> None:
+        """Encode all training windows once; the encoder stays as it is from here on."""
+        self.config = model.config
+        self.prior = model.prior.train()
+        self.states, self.posterior = _encode_all(model, sampler)
+        self.optimiser = torch.optim.RAdam(self.prior.parameters(), lr=self.config.learning_rate, foreach=True)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+
+    def update(self) -> dict[str, Tensor]:
+        """One optimiser step on a fresh batch; returns the divergence as `prior`."""
+        picks = torch.randint(len(self.states), (self.config.prior_batch_size,), generator=self.generator)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.config.prior_iterations)
+        posterior = DiagonalGaussian(self.posterior.mean[picks], self.posterior.scale[picks])
+        loss = equations.prior_divergence(posterior, self.prior(self.states[picks]))
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.step += 1
+        return {"prior": loss.detach()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser, random state and step; the prior itself is in the model."""
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`'s answer."""
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.step = int(state["step"])
+
+
+@torch.no_grad()
+def _encode_all(model: SkillModel, sampler: WindowSampler) -> tuple[Tensor, DiagonalGaussian]:
+    """First states (W, S) and posteriors (W, Z) of all training windows."""
+    chunks = [sampler.at(starts) for starts in torch.split(sampler.training, 4096)]
+    posteriors = [model.encoder(chunk.states, chunk.actions) for chunk in chunks]
+    posterior = DiagonalGaussian(torch.cat([p.mean for p in posteriors]), torch.cat([p.scale for p in posteriors]))
+    return torch.cat([chunk.states[:, 0] for chunk in chunks]), posterior
+
+
+class _Run:
+    """Joint training, then the prior alone, with one resumable state on disk."""
+
+    def __init__(self, config: SkillsConfig, data: Demonstrations, out: Path, seed: int) -> None:
+        self.config, self.out, self.seed, self.action_dim = config, out, seed, data.actions.shape[1]
+        self.identity = {"stage": "skills", "seed": seed, "data": data.sha256, "skills": dataclasses.asdict(config)}
+        self.sampler = WindowSampler(data, config, seed)
+        self.joint = SkillTrainer(config, self.action_dim, seed)
+        self.prior: PriorTrainer | None = None
+        state = load_resume(out, self.identity)
+        if state is not None:
+            self.joint.load_state_dict(state)
+            if "prior" in state:
+                self._begin_prior().load_state_dict(state["prior"])
+        self.writer = MetricsWriter(out, self.step)
+
+    @property
+    def step(self) -> int:
+        return self.joint.step + (self.prior.step if self.prior else 0)
+
+    def _begin_prior(self) -> PriorTrainer:
+        self.prior = PriorTrainer(self.joint.model, self.sampler, self.seed)
+        return self.prior
+
+    def update(self) -> dict[str, Tensor]:
+        if self.joint.step < self.config.iterations:
+            return self.joint.update(self.sampler)
+        return (self.prior or self._begin_prior()).update()
+
+    def save(self) -> None:
+        prior = {"prior": self.prior.state_dict()} if self.prior else {}
+        save_resume(self.out, self.identity, self.joint.state_dict() | prior)
+
+    def train(self) -> None:
+        total = self.config.iterations + self.config.prior_iterations
+        with progress_bar(total, "skills", self.step) as bar:
+            while self.step < total:
+                terms = {name: value.detach() for name, value in self.update().items()}
+                if self.step % self.config.log_every == 0 or self.step == total:
+                    values = {name: float(value) for name, value in terms.items()}
+                    self.writer.write(self.step, values | held_out_metrics(self.joint.model, self.sampler))
+                if self.step % self.config.checkpoint_every == 0:
+                    self.save()
+                bar.advance(1, f"prior {float(terms['prior']):.2f}" if self.step % 100 == 0 else None)
+
+    def finish(self, origin: dict[str, Any]) -> None:
+        judged = held_out_metrics(self.joint.model, self.sampler)
+        model = self.joint.model.eval()
+        tensors = named_tensors(skill_encoder=model.encoder, skill_decoder=model.decoder, skill_prior=model.prior)
+        config = {"skills": self.identity["skills"], "action_dim": self.action_dim}
+        details = {"seed": self.seed, "data_sha256": self.identity["data"], "held_out": judged}
+        save_checkpoint(self.out, tensors, config, origin | details)
+        (self.out / STATE).unlink(missing_ok=True)
+
+
+def run(config: SkillsConfig, data: Demonstrations, out: Path, seed: int = 0) -> Path:
+    """Train phase 1 into the folder `out`; a run that was killed goes on where its last state was saved.
+
+    Returns:
+        `out`, holding weights.safetensors, config.json, provenance.json and metrics.csv.
+
+    Raises:
+        DatasetError: no episode holds a window.
+        CheckpointError: `out` holds the state of a run with other settings.
+        KeyboardInterrupt: after the state was saved.
+    """
+    training = _Run(config, data, out, seed)
+    began = time.monotonic()
+    try:
+        training.train()
+    except KeyboardInterrupt:
+        training.save()
+        raise
+    finally:
+        training.writer.close()
+    training.finish(provenance(data=Path(data.origin).name, train_seconds=round(time.monotonic() - began, 1)))
+    return out
