@@ -1,0 +1,93 @@
+"""What several tests share: a real bundle of kitchen size with random weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def make_random_run(folder: Path, seed: int = 0, e_dim: int = 6) -> Path:
+    """A checkpoint of phase 2 with random networks of the kitchen's sizes (torch is imported here only)."""
+    import torch
+    from torch import nn
+
+    from simpl_core.checkpoint import named_tensors, save_checkpoint
+    from simpl_core.config import MetaConfig, SkillsConfig
+    from simpl_core.networks import (
+        CriticEnsemble,
+        SkillDecoder,
+        SkillEncoder,
+        SkillPolicy,
+        SkillPrior,
+        TaskEncoder,
+    )
+
+    skills, meta, action = SkillsConfig(), MetaConfig(e_dim=e_dim), 9
+    state, z = skills.state_dim, skills.z_dim
+    sizes = (state, z, meta.e_dim, meta.hidden, meta.layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        prior = SkillPrior(state, z, skills.hidden, skills.prior_middle)
+        decoder = SkillDecoder(state, action, z, skills.hidden, skills.decoder_middle)
+        for module in (*prior.modules(), *decoder.modules()):
+            if isinstance(module, nn.BatchNorm1d) and isinstance(module.running_var, torch.Tensor):
+                # As after training: statistics other than 0 and 1 would hide a mistake in folding them.
+                nn.init.normal_(module.running_mean, std=0.3)
+                nn.init.uniform_(module.running_var, 0.2, 1.5)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.3)
+        networks: dict[str, nn.Module] = {
+            "skill_encoder": SkillEncoder(state, action, z, skills.hidden),
+            "skill_decoder": decoder,
+            "skill_prior": prior,
+            "skill_policy": SkillPolicy(copy.deepcopy(prior), *sizes),
+            "critics": CriticEnsemble(*sizes, meta.critics),
+            "target_critics": CriticEnsemble(*sizes, meta.critics),
+            "task_encoder": TaskEncoder(state, z, meta.e_dim, meta.encoder_hidden),
+        }
+    config = {
+        "skills": dataclasses.asdict(skills),
+        "meta": dataclasses.asdict(meta),
+        "action_dim": action,
+        "state": {"alpha_1": 0.05, "alpha_2": 0.03},
+    }
+    provenance = {"command": "random weights for tests", "seed": seed}
+    save_checkpoint(folder, named_tensors(**networks), config, provenance)
+    return folder
+
+
+def make_random_bundle(folder: Path, seed: int = 0) -> Path:
+    """A verified bundle at `folder` from `make_random_run`; its checkpoint goes beside it."""
+    from export.to_onnx import export_bundle
+
+    run = make_random_run(folder.with_name(f"{folder.name}_run"), seed)
+    return export_bundle(run, folder)
+
+
+@pytest.fixture(scope="session")
+def random_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a meta-trained run with random weights; do not write there."""
+    return make_random_run(tmp_path_factory.mktemp("random_run"))
+
+
+@pytest.fixture(scope="session")
+def random_bundle(random_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle exported from `random_run`; do not write there."""
+    from export.to_onnx import export_bundle
+
+    return export_bundle(random_run, tmp_path_factory.mktemp("random_bundle") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def bundle_factory() -> Callable[[Path, int], Path]:
+    """`make_random_bundle(folder, seed)` for tests that need a bundle of their own."""
+    return make_random_bundle
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{make_random_bundle(Path(sys.argv[1]))}\n")
