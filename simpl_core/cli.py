@@ -43,6 +43,7 @@ class TrainSkills:
     """Threads for the arithmetic."""
 
     def run(self) -> int:
+        from sim.kitchen import SENSOR_NOISE
         from simpl_core import skills
         from simpl_core.config import SKILLS_PRESETS, preset
         from simpl_core.dataset import open_demonstrations
@@ -50,7 +51,7 @@ class TrainSkills:
         config = preset(SKILLS_PRESETS, self.preset, **_changes(self.set))
         data = open_demonstrations(_locate(self.data), config.state_dim)
         _use_threads(self.threads)
-        skills.run(config, data, self.out, self.seed)
+        skills.run(config, data, self.out, self.seed, SENSOR_NOISE)
         print(f"skills in {self.out}; next: simpl train meta {self.out}")
         return 0
 
@@ -248,6 +249,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; errors a user can mend end in one line and exit code 2, Ctrl-C in 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Two pools of spinning threads on few cores slow each other down several times; OpenMP reads this when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(_parse(arguments).run())
     except SimplError as error:
@@ -322,8 +325,6 @@ def _kitchen_tasks(texts: tuple[str, ...]) -> list[Any]:
 
 
 def _use_threads(count: int) -> None:
-    # Two pools of spinning threads on few cores slow each other down several times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(count)

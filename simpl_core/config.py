@@ -32,6 +32,9 @@ class SkillsConfig:
     """BatchNorm layers of the prior."""
     beta: float = 5e-4
     """Weight of KL(q(z | s, a) || N(0, I)), averaged over z."""
+    sensor_noise: float = 0.0
+    """Factor on the environment's sensor noise, added to what decoder and prior see; for demonstrations that were
+    recorded with less noise than the robot will have."""
     prior_loss: Literal["nll", "kl"] = "nll"
     """Fit the prior to detached samples (the code) or by KL(q || p) (the paper)."""
     batch_size: int = 128
@@ -150,14 +153,19 @@ class AdaptConfig:
 
 SKILLS_PRESETS: dict[str, SkillsConfig] = {
     "official": SkillsConfig(),
-    "fast": SkillsConfig(iterations=25_000, prior_iterations=40_000, final_rate_fraction=0.02),
+    "fast": SkillsConfig(iterations=22_000, prior_iterations=25_000, final_rate_fraction=0.02, sensor_noise=1.0),
     "small": SkillsConfig(
-        iterations=2_500, prior_iterations=5_000, final_rate_fraction=0.02, log_every=250, checkpoint_every=500
+        iterations=2_500,
+        prior_iterations=5_000,
+        final_rate_fraction=0.02,
+        sensor_noise=1.0,
+        log_every=250,
+        checkpoint_every=500,
     ),
 }
 META_PRESETS: dict[str, MetaConfig] = {
     "official": MetaConfig(),
-    "fast": MetaConfig(epochs=75),
+    "fast": MetaConfig(epochs=60, context_large=512),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
     ),

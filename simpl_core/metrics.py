@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch.utils.tensorboard import SummaryWriter
+
+LOG_PERIOD = 30.0
+"""Between two lines of progress where there is no terminal [s]."""
 
 
 class MetricsWriter:
@@ -54,17 +59,26 @@ class MetricsWriter:
 
 
 class Bar:
-    """A progress bar with elapsed and remaining time and a short note."""
+    """Progress that a person can follow: a bar with remaining time on a terminal, a line now and then in a log."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         """Wrap one task of a rich progress display."""
         self._progress, self._task = progress, task
+        self._spoken = time.monotonic()
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Move on by `steps`; a `note` replaces the one beside the bar."""
         self._progress.update(self._task, advance=steps)
         if note is not None:
             self._progress.update(self._task, note=note)
+        if not self._progress.console.is_terminal and time.monotonic() - self._spoken > LOG_PERIOD:
+            self._spoken = time.monotonic()
+            self._progress.console.print(self._line(), soft_wrap=True)
+
+    def _line(self) -> str:
+        task = self._progress.tasks[self._task]
+        left = "?" if task.time_remaining is None else timedelta(seconds=int(task.time_remaining))
+        return f"{task.description}: {task.completed:.0f} of {task.total:.0f}, {left} left  {task.fields['note']}"
 
 
 @contextmanager

@@ -80,6 +80,7 @@ class SkillPrior(nn.Module):
     def __init__(self, state_dim: int, z_dim: int, hidden: int, middle: int = 6) -> None:
         """Sizes of state and skill; width and number of the middle layers."""
         super().__init__()
+        self.state_dim, self.z_dim = state_dim, z_dim
         self.net = SkillMLP(state_dim, hidden, middle, 2 * z_dim)
 
     def forward(self, state: Tensor) -> DiagonalGaussian:
@@ -96,6 +97,7 @@ class SkillPolicy(nn.Module):
     def __init__(self, prior: SkillPrior, state_dim: int, z_dim: int, e_dim: int, hidden: int, layers: int) -> None:
         """`prior` is kept frozen and in evaluation mode; `e_dim` 0 gives SPiRL's unconditioned policy."""
         super().__init__()
+        self.e_dim = e_dim
         self.prior = prior.requires_grad_(False).eval()
         self.residual = MLP(state_dim + e_dim, hidden, layers, 2 * z_dim)
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simpl_core import equations
@@ -27,17 +28,26 @@ from simpl_core.resume import STATE, load_resume, save_resume
 
 
 class Windows(NamedTuple):
-    """Stretches of H steps: states (B, H, S) and actions (B, H, A)."""
+    """Stretches of H steps: states (B, H, S), actions (B, H, A) and the states as a robot's sensors show them."""
 
     states: Tensor
     actions: Tensor
+    sensed: Tensor
 
 
 class WindowSampler:
     """Draws windows of H steps from demonstrations, split by episode into training and held-out ones."""
 
-    def __init__(self, data: Demonstrations, config: SkillsConfig, seed: int) -> None:
-        """Split by a permutation of the episodes that depends on `seed` alone."""
+    def __init__(
+        self, data: Demonstrations, config: SkillsConfig, seed: int, noise: NDArray[np.floating] | None = None
+    ) -> None:
+        """Split by a permutation of the episodes that depends on `seed` alone.
+
+        `noise` (S,) is the half width of the environment's uniform sensor noise.
+        """
+        self._noise = config.sensor_noise * torch.as_tensor(
+            np.zeros(config.state_dim) if noise is None else noise, dtype=torch.float32
+        )
         order = np.random.default_rng(seed).permutation(len(data.lengths))
         held_out = max(1, round(config.held_out_fraction * len(order)))
         self._states = torch.from_numpy(data.states)
@@ -49,12 +59,17 @@ class WindowSampler:
     def sample(self, count: int, generator: torch.Generator) -> Windows:
         """`count` training windows, each start equally likely."""
         picks = torch.randint(len(self.training), (count,), generator=generator)
-        return self.at(self.training[picks])
+        windows = self.at(self.training[picks])
+        return windows._replace(sensed=self.sense(windows.states, generator))
 
     def at(self, starts: Tensor) -> Windows:
-        """The windows that begin at rows `starts` (B,)."""
+        """The windows that begin at rows `starts` (B,), without sensor noise."""
         rows = starts[:, None] + self._offsets
-        return Windows(self._states[rows], self._actions[rows])
+        return Windows(self._states[rows], self._actions[rows], self._states[rows])
+
+    def sense(self, states: Tensor, generator: torch.Generator) -> Tensor:
+        """`states` (..., S) with sensor noise."""
+        return states + self._noise * (2.0 * torch.rand(states.shape, generator=generator) - 1.0)
 
 
 class SkillModel(nn.Module):
@@ -73,9 +88,9 @@ class SkillModel(nn.Module):
         """Terms of the loss and their sum `loss`; `noise` (B, Z) draws z from the posterior."""
         posterior = self.encoder(windows.states, windows.actions)
         z = posterior.sample(noise)
-        reconstruction = equations.skill_reconstruction(windows.actions, self.decode(windows.states, z))
+        reconstruction = equations.skill_reconstruction(windows.actions, self.decode(windows.sensed, z))
         divergence = equations.skill_regularisation(posterior)
-        fit = self._prior_loss(self.prior(windows.states[:, 0]), posterior, z)
+        fit = self._prior_loss(self.prior(windows.sensed[:, 0]), posterior, z)
         return {
             "loss": reconstruction + self.config.beta * divergence + fit,
             "reconstruction": reconstruction,
@@ -178,6 +193,7 @@ class PriorTrainer:
         """Encode all training windows once; the encoder stays as it is from here on."""
         self.config = model.config
         self.prior = model.prior.train()
+        self._sampler = sampler
         self.states, self.posterior = _encode_all(model, sampler)
         self.optimiser = torch.optim.RAdam(self.prior.parameters(), lr=self.config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(seed)
@@ -189,7 +205,8 @@ class PriorTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.config.prior_iterations)
         posterior = DiagonalGaussian(self.posterior.mean[picks], self.posterior.scale[picks])
-        loss = equations.prior_divergence(posterior, self.prior(self.states[picks]))
+        sensed = self._sampler.sense(self.states[picks], self.generator)
+        loss = equations.prior_divergence(posterior, self.prior(sensed))
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -223,10 +240,12 @@ def _encode_all(model: SkillModel, sampler: WindowSampler) -> tuple[Tensor, Diag
 class _Run:
     """Joint training, then the prior alone, with one resumable state on disk."""
 
-    def __init__(self, config: SkillsConfig, data: Demonstrations, out: Path, seed: int) -> None:
+    def __init__(
+        self, config: SkillsConfig, data: Demonstrations, out: Path, seed: int, noise: NDArray[np.floating] | None
+    ) -> None:
         self.config, self.out, self.seed, self.action_dim = config, out, seed, data.actions.shape[1]
         self.identity = {"stage": "skills", "seed": seed, "data": data.sha256, "skills": dataclasses.asdict(config)}
-        self.sampler = WindowSampler(data, config, seed)
+        self.sampler = WindowSampler(data, config, seed, noise)
         self.joint = SkillTrainer(config, self.action_dim, seed)
         self.prior: PriorTrainer | None = None
         state = load_resume(out, self.identity)
@@ -275,8 +294,21 @@ class _Run:
         (self.out / STATE).unlink(missing_ok=True)
 
 
-def run(config: SkillsConfig, data: Demonstrations, out: Path, seed: int = 0) -> Path:
+def run(
+    config: SkillsConfig,
+    data: Demonstrations,
+    out: Path,
+    seed: int = 0,
+    sensor_noise: NDArray[np.floating] | None = None,
+) -> Path:
     """Train phase 1 into the folder `out`; a run that was killed goes on where its last state was saved.
+
+    Args:
+        config: settings.
+        data: task-agnostic demonstrations.
+        out: run folder.
+        seed: of networks, batches and the held-out split.
+        sensor_noise: half width of the environment's uniform sensor noise (S,); `config.sensor_noise` scales it.
 
     Returns:
         `out`, holding weights.safetensors, config.json, provenance.json and metrics.csv.
@@ -286,7 +318,7 @@ def run(config: SkillsConfig, data: Demonstrations, out: Path, seed: int = 0) ->
         CheckpointError: `out` holds the state of a run with other settings.
         KeyboardInterrupt: after the state was saved.
     """
-    training = _Run(config, data, out, seed)
+    training = _Run(config, data, out, seed, sensor_noise)
     began = time.monotonic()
     try:
         training.train()

@@ -60,7 +60,7 @@ def test_losses_by_hand() -> None:
 def test_the_prior_teaches_the_encoder_nothing(kind: str) -> None:
     config = SkillsConfig(**{**CONFIG.__dict__, "prior_loss": kind})
     model = skills.SkillModel(config, 2)
-    windows = skills.Windows(torch.randn(8, 5, 2), torch.randn(8, 5, 2))
+    windows = skills.Windows(torch.randn(8, 5, 2), torch.randn(8, 5, 2), torch.randn(8, 5, 2))
     model.losses(windows, torch.randn(8, 2))["prior"].backward()
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
     assert any(parameter.grad is not None for parameter in model.prior.parameters())
