@@ -37,6 +37,8 @@ class TrainSkills:
     """Named settings (see `simpl presets`)."""
     set: Settings = ()
     """Settings that differ from the preset, such as beta=1e-3."""
+    parent: Path | None = None
+    """Run folder whose networks are trained on, instead of fresh ones."""
     seed: int = 0
     """Seed of networks, batches and the held-out split."""
     threads: int = 2
@@ -51,7 +53,7 @@ class TrainSkills:
         config = preset(SKILLS_PRESETS, self.preset, **_changes(self.set))
         data = open_demonstrations(_locate(self.data), config.state_dim)
         _use_threads(self.threads)
-        skills.run(config, data, self.out, self.seed, SENSOR_NOISE)
+        skills.run(config, data, self.out, skills.SkillsStart(self.seed, SENSOR_NOISE, self.parent))
         print(f"skills in {self.out}; next: simpl train meta {self.out}")
         return 0
 

@@ -17,59 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simpl_core import equations
-from simpl_core.checkpoint import named_tensors, save_checkpoint
+from simpl_core.checkpoint import Checkpoint, load_checkpoint, named_tensors, save_checkpoint
 from simpl_core.config import SkillsConfig
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
+from simpl_core.errors import CheckpointError
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.networks import SkillDecoder, SkillEncoder, SkillPrior
 from simpl_core.provenance import provenance
 from simpl_core.resume import STATE, load_resume, save_resume
-
-
-class Windows(NamedTuple):
-    """Stretches of H steps: states (B, H, S), actions (B, H, A) and the states as a robot's sensors show them."""
-
-    states: Tensor
-    actions: Tensor
-    sensed: Tensor
-
-
-class WindowSampler:
-    """Draws windows of H steps from demonstrations, split by episode into training and held-out ones."""
-
-    def __init__(
-        self, data: Demonstrations, config: SkillsConfig, seed: int, noise: NDArray[np.floating] | None = None
-    ) -> None:
-        """Split by a permutation of the episodes that depends on `seed` alone.
-
-        `noise` (S,) is the half width of the environment's uniform sensor noise.
-        """
-        self._noise = config.sensor_noise * torch.as_tensor(
-            np.zeros(config.state_dim) if noise is None else noise, dtype=torch.float32
-        )
-        order = np.random.default_rng(seed).permutation(len(data.lengths))
-        held_out = max(1, round(config.held_out_fraction * len(order)))
-        self._states = torch.from_numpy(data.states)
-        self._actions = torch.from_numpy(data.actions)
-        self._offsets = torch.arange(config.horizon)
-        self.training = torch.from_numpy(data.window_starts(config.horizon, order[held_out:]))
-        self.held_out = torch.from_numpy(data.window_starts(config.horizon, order[:held_out]))
-
-    def sample(self, count: int, generator: torch.Generator) -> Windows:
-        """`count` training windows, each start equally likely."""
-        picks = torch.randint(len(self.training), (count,), generator=generator)
-        windows = self.at(self.training[picks])
-        return windows._replace(sensed=self.sense(windows.states, generator))
-
-    def at(self, starts: Tensor) -> Windows:
-        """The windows that begin at rows `starts` (B,), without sensor noise."""
-        rows = starts[:, None] + self._offsets
-        return Windows(self._states[rows], self._actions[rows], self._states[rows])
-
-    def sense(self, states: Tensor, generator: torch.Generator) -> Tensor:
-        """`states` (..., S) with sensor noise."""
-        return states + self._noise * (2.0 * torch.rand(states.shape, generator=generator) - 1.0)
+from simpl_core.windows import Windows, WindowSampler
 
 
 class SkillModel(nn.Module):
@@ -237,16 +194,37 @@ def _encode_all(model: SkillModel, sampler: WindowSampler) -> tuple[Tensor, Diag
     return torch.cat([chunk.states[:, 0] for chunk in chunks]), posterior
 
 
+class SkillsStart(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+        seed: of networks, batches and the held-out split.
+        sensor_noise: half width of the environment's uniform sensor noise (S,); `config.sensor_noise` scales it.
+        parent: folder of an earlier run whose networks are trained on, instead of fresh ones.
+    """
+
+    seed: int = 0
+    sensor_noise: NDArray[np.floating] | None = None
+    parent: Path | None = None
+
+
 class _Run:
     """Joint training, then the prior alone, with one resumable state on disk."""
 
-    def __init__(
-        self, config: SkillsConfig, data: Demonstrations, out: Path, seed: int, noise: NDArray[np.floating] | None
-    ) -> None:
-        self.config, self.out, self.seed, self.action_dim = config, out, seed, data.actions.shape[1]
-        self.identity = {"stage": "skills", "seed": seed, "data": data.sha256, "skills": dataclasses.asdict(config)}
-        self.sampler = WindowSampler(data, config, seed, noise)
-        self.joint = SkillTrainer(config, self.action_dim, seed)
+    def __init__(self, config: SkillsConfig, data: Demonstrations, out: Path, start: SkillsStart) -> None:
+        self.config, self.out, self.action_dim = config, out, data.actions.shape[1]
+        self.sampler = WindowSampler(data, config, start.seed, start.sensor_noise)
+        self.joint = SkillTrainer(config, self.action_dim, start.seed)
+        self.lineage: dict[str, Any] = {}
+        if start.parent is not None:
+            self.lineage = {"parent": self._adopt(load_checkpoint(start.parent))}
+        self.identity = {
+            "stage": "skills",
+            "seed": start.seed,
+            "data": data.sha256,
+            "skills": dataclasses.asdict(config),
+            **self.lineage,
+        }
         self.prior: PriorTrainer | None = None
         state = load_resume(out, self.identity)
         if state is not None:
@@ -255,12 +233,22 @@ class _Run:
                 self._begin_prior().load_state_dict(state["prior"])
         self.writer = MetricsWriter(out, self.step)
 
+    def _adopt(self, parent: Checkpoint) -> dict[str, Any]:
+        """Start from the networks of an earlier run; returns where they come from."""
+        networks = {name.removeprefix("skill_"): tensor for name, tensor in parent.tensors.items()}
+        try:
+            self.joint.model.load_state_dict(networks)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"the networks of the earlier run are of other sizes: {reason}") from error
+        return parent.provenance
+
     @property
     def step(self) -> int:
         return self.joint.step + (self.prior.step if self.prior else 0)
 
     def _begin_prior(self) -> PriorTrainer:
-        self.prior = PriorTrainer(self.joint.model, self.sampler, self.seed)
+        self.prior = PriorTrainer(self.joint.model, self.sampler, self.identity["seed"])
         return self.prior
 
     def update(self) -> dict[str, Tensor]:
@@ -289,36 +277,23 @@ class _Run:
         model = self.joint.model.eval()
         tensors = named_tensors(skill_encoder=model.encoder, skill_decoder=model.decoder, skill_prior=model.prior)
         config = {"skills": self.identity["skills"], "action_dim": self.action_dim}
-        details = {"seed": self.seed, "data_sha256": self.identity["data"], "held_out": judged}
-        save_checkpoint(self.out, tensors, config, origin | details)
+        details = {"seed": self.identity["seed"], "data_sha256": self.identity["data"], "held_out": judged}
+        save_checkpoint(self.out, tensors, config, origin | details | self.lineage)
         (self.out / STATE).unlink(missing_ok=True)
 
 
-def run(
-    config: SkillsConfig,
-    data: Demonstrations,
-    out: Path,
-    seed: int = 0,
-    sensor_noise: NDArray[np.floating] | None = None,
-) -> Path:
-    """Train phase 1 into the folder `out`; a run that was killed goes on where its last state was saved.
-
-    Args:
-        config: settings.
-        data: task-agnostic demonstrations.
-        out: run folder.
-        seed: of networks, batches and the held-out split.
-        sensor_noise: half width of the environment's uniform sensor noise (S,); `config.sensor_noise` scales it.
+def run(config: SkillsConfig, data: Demonstrations, out: Path, start: SkillsStart | None = None) -> Path:
+    """Train phase 1 on `data` into the folder `out`; a run that was killed goes on where its last state was saved.
 
     Returns:
         `out`, holding weights.safetensors, config.json, provenance.json and metrics.csv.
 
     Raises:
         DatasetError: no episode holds a window.
-        CheckpointError: `out` holds the state of a run with other settings.
+        CheckpointError: `out` holds the state of a run with other settings, or the parent does not fit.
         KeyboardInterrupt: after the state was saved.
     """
-    training = _Run(config, data, out, seed, sensor_noise)
+    training = _Run(config, data, out, start or SkillsStart())
     began = time.monotonic()
     try:
         training.train()

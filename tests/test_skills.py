@@ -1,5 +1,6 @@
 """Phase 1 on demonstrations small enough to learn by heart, and its resumption after a stop."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from simpl_core.config import SkillsConfig
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.errors import CheckpointError
+from simpl_core.windows import Windows, WindowSampler
 
 CONFIG = SkillsConfig(
     horizon=5,
@@ -60,7 +62,7 @@ def test_losses_by_hand() -> None:
 def test_the_prior_teaches_the_encoder_nothing(kind: str) -> None:
     config = SkillsConfig(**{**CONFIG.__dict__, "prior_loss": kind})
     model = skills.SkillModel(config, 2)
-    windows = skills.Windows(torch.randn(8, 5, 2), torch.randn(8, 5, 2), torch.randn(8, 5, 2))
+    windows = Windows(torch.randn(8, 5, 2), torch.randn(8, 5, 2), torch.randn(8, 5, 2))
     model.losses(windows, torch.randn(8, 2))["prior"].backward()
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
     assert any(parameter.grad is not None for parameter in model.prior.parameters())
@@ -68,9 +70,9 @@ def test_the_prior_teaches_the_encoder_nothing(kind: str) -> None:
 
 def test_skills_are_learned(tmp_path: Path) -> None:
     data = demonstrations()
-    skills.run(CONFIG, data, tmp_path, seed=1)
+    skills.run(CONFIG, data, tmp_path, skills.SkillsStart(seed=1))
     models = load_models(tmp_path)
-    windows = skills.WindowSampler(data, CONFIG, seed=1)
+    windows = WindowSampler(data, CONFIG, 1)
     held_out = windows.at(windows.held_out)
     with torch.no_grad():
         z = models.skill_encoder(held_out.states, held_out.actions).mean
@@ -84,14 +86,14 @@ def test_skills_are_learned(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_ends_where_an_unstopped_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = load_checkpoint(skills.run(CONFIG, demonstrations(), tmp_path / "whole", seed=3))
+    whole = load_checkpoint(skills.run(CONFIG, demonstrations(), tmp_path / "whole", skills.SkillsStart(seed=3)))
     for stop in (120, 510):  # in the joint part and in the prior's own
         parts = tmp_path / f"parts{stop}"
         with monkeypatch.context() as patch:
             patch.setattr(skills._Run, "update", _stopping_at(stop))
             with pytest.raises(KeyboardInterrupt):
-                skills.run(CONFIG, demonstrations(), parts, seed=3)
-        resumed = load_checkpoint(skills.run(CONFIG, demonstrations(), parts, seed=3))
+                skills.run(CONFIG, demonstrations(), parts, skills.SkillsStart(seed=3))
+        resumed = load_checkpoint(skills.run(CONFIG, demonstrations(), parts, skills.SkillsStart(seed=3)))
         for name, tensor in whole.tensors.items():
             torch.testing.assert_close(resumed.tensors[name], tensor, rtol=0, atol=0)
 
@@ -111,6 +113,19 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(skills._Run, "update", _stopping_at(60))
         with pytest.raises(KeyboardInterrupt):
-            skills.run(CONFIG, demonstrations(), tmp_path, seed=3)
+            skills.run(CONFIG, demonstrations(), tmp_path, skills.SkillsStart(seed=3))
     with pytest.raises(CheckpointError, match="unfinished run with other seed"):
-        skills.run(CONFIG, demonstrations(), tmp_path, seed=4)
+        skills.run(CONFIG, demonstrations(), tmp_path, skills.SkillsStart(seed=4))
+
+
+def test_training_on_from_an_earlier_run(tmp_path: Path) -> None:
+    parent = skills.run(CONFIG, demonstrations(), tmp_path / "parent", skills.SkillsStart(seed=3))
+    short = dataclasses.replace(CONFIG, iterations=1, prior_iterations=0, learning_rate=1e-9)
+    child = skills.run(short, demonstrations(), tmp_path / "child", skills.SkillsStart(seed=4, parent=parent))
+    before, after = load_checkpoint(parent), load_checkpoint(child)
+    weight = "skill_decoder.net.0.weight"
+    torch.testing.assert_close(after.tensors[weight], before.tensors[weight])
+    assert after.provenance["parent"] == before.provenance
+    wider = dataclasses.replace(CONFIG, hidden=48)
+    with pytest.raises(CheckpointError, match="of other sizes"):
+        skills.run(wider, demonstrations(), tmp_path / "wider", skills.SkillsStart(parent=parent))

@@ -1,0 +1,233 @@
+"""SiMPL's meta-training agent (Sec. 4.2): task encoder, skill policy and critics shared by all training tasks.
+
+Each step draws tasks with replacement, some with small contexts and the rest with large ones, and each group has its
+own target divergences. The encoder learns from the critics' loss alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from simpl_core import equations
+from simpl_core.buffer import ReplayBuffer, RowLayout, SkillBatch
+from simpl_core.config import MetaConfig
+from simpl_core.distributions import DiagonalGaussian, standard_normal_like
+from simpl_core.episode import SkillSteps
+from simpl_core.learner import (
+    DualWeights,
+    adam,
+    descend,
+    frozen,
+    load_optimiser_tensors,
+    mean_metrics,
+    move_targets,
+    network_tensors,
+    optimiser_tensors,
+    part,
+    prefixed,
+)
+from simpl_core.networks import CriticEnsemble, SkillPolicy, SkillPrior, TaskEncoder
+
+
+class Contexts(NamedTuple):
+    """Tasks of a step with what their contexts say; the first `small` of them have small contexts."""
+
+    tasks: Tensor  # (B,) int64
+    small: int
+    posterior: DiagonalGaussian  # (B, E)
+    kl: Tensor  # (B,) to N(0, I)
+
+
+class SimplAgent:
+    """Meta-training over `tasks` tasks; all noise is drawn on the CPU, so that any device computes the same."""
+
+    def __init__(
+        self, config: MetaConfig, prior: SkillPrior, tasks: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """Fresh networks around the frozen skill `prior`, whose sizes tell those of state and skill."""
+        torch.manual_seed(seed)
+        state_dim, z_dim = prior.state_dim, prior.z_dim
+        sizes = (state_dim, z_dim, config.e_dim, config.hidden, config.layers)
+        self.config, self.device = config, torch.device(device)
+        self.policy = SkillPolicy(copy.deepcopy(prior), *sizes).to(device)
+        self.critics = CriticEnsemble(*sizes, config.critics).to(device)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.encoder = TaskEncoder(state_dim, z_dim, config.e_dim, config.encoder_hidden).to(device)
+        self._policy_optimiser = adam(self.policy.residual.parameters(), config.learning_rate)
+        self._critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
+        self._encoder_optimiser = adam(self.encoder.parameters(), config.learning_rate)
+
+        def dual(initial: float, target: float, count: int = 1) -> DualWeights:
+            return DualWeights(initial, target, config.learning_rate, count=count, device=device)
+
+        self.alpha_1 = dual(config.alpha_1, config.delta_1)
+        self.alpha_2 = dual(config.alpha_2, config.delta_2)
+        self._weight_small = dual(config.encoder_weight_small, config.encoder_target_small)
+        self._weight_large = dual(config.encoder_weight_large, config.encoder_target_large, tasks)
+        self._layout = RowLayout(state_dim, z_dim)
+        self.replay = ReplayBuffer(tasks, config.buffer_size, self._layout.width, device)
+        self.contexts = ReplayBuffer(tasks, config.encoder_buffer_size, self._layout.context_width, device)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def act(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
+        """pi(z | s, e): `state` (B, S), `e` (B, E) on the CPU -> Gaussian over z (B, Z) on the CPU."""
+        answer: DiagonalGaussian = self.policy(state.to(self.device), e.to(self.device))
+        return DiagonalGaussian(answer.mean.cpu(), answer.scale.cpu())
+
+    @torch.no_grad()
+    def add(self, task: int, steps: SkillSteps, *, replay: bool, context: bool) -> None:
+        """Keep an episode's `steps` for critics and policy (`replay`), for contexts (`context`), or both."""
+        states, following = (torch.from_numpy(x).to(self.device) for x in (steps.states, steps.next_states))
+        prior, next_prior = self.policy.prior(states), self.policy.prior(following)
+        rows = self._layout.pack(steps, *(DiagonalGaussian(x.mean.cpu(), x.scale.cpu()) for x in (prior, next_prior)))
+        if replay:
+            self.replay.append(task, rows)
+        if context:
+            self.contexts.append(task, rows[:, : self._layout.context_width])
+
+    @torch.no_grad()
+    def embed(self, task: int) -> Tensor:
+        """A sample e ~ q(e | c), (E,) on the CPU, from a large context of `task`."""
+        context = self.contexts.sample(torch.tensor([task]), self.config.context_large, self._generator)
+        posterior: DiagonalGaussian = self.encoder(context)
+        return posterior.sample(self._noise(*posterior.mean.shape)).squeeze(0).cpu()
+
+    def update(self, steps: int) -> dict[str, float]:
+        """`steps` gradient steps of every network and weight; returns metrics averaged over them."""
+        return mean_metrics([self._step() for _ in range(steps)])
+
+    def _step(self) -> dict[str, Tensor]:
+        contexts = self._draw_contexts()
+        batch, e, alpha = self._draw_transitions(contexts)
+        metrics = self._update_critics(contexts, batch, e, alpha)
+        self._weight_small.update(contexts.kl[: contexts.small])
+        self._weight_large.update(contexts.kl[contexts.small :], contexts.tasks[contexts.small :].to(self.device))
+        return metrics | self._update_policy(contexts, batch, e.detach(), alpha)
+
+    def _draw_contexts(self) -> Contexts:
+        config, generator = self.config, self._generator
+        count = config.tasks_small + config.tasks_large
+        tasks = torch.randint(self.replay.sizes.numel(), (count,), generator=generator)
+        few = self.contexts.sample(tasks[: config.tasks_small], config.context_small, generator)
+        many = self.contexts.sample(tasks[config.tasks_small :], config.context_large, generator)
+        small, large = self.encoder(few), self.encoder(many)
+        posterior = DiagonalGaussian(torch.cat([small.mean, large.mean]), torch.cat([small.scale, large.scale]))
+        kl = posterior.kl(standard_normal_like(posterior.mean))
+        return Contexts(tasks, config.tasks_small, posterior, kl)
+
+    def _draw_transitions(self, contexts: Contexts) -> tuple[SkillBatch, Tensor, Tensor]:
+        """Transitions of the contexts' tasks, flattened to (B,), with one e sample (B, E) and alpha (B,) each."""
+        count, size = len(contexts.tasks), self.config.batch_size
+        rows = self.replay.sample(contexts.tasks, size, self._generator).flatten(0, 1)
+        posterior = contexts.posterior
+        noise = self._noise(count, size, posterior.mean.shape[-1])
+        e = DiagonalGaussian(posterior.mean.unsqueeze(1), posterior.scale.unsqueeze(1)).sample(noise).flatten(0, 1)
+        split = contexts.small * size
+        alpha = torch.cat([self.alpha_1.values.expand(split), self.alpha_2.values.expand(len(rows) - split)])
+        return self._layout.unpack(rows), e, alpha
+
+    def _update_critics(self, contexts: Contexts, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        with torch.no_grad():
+            following = self.policy.with_prior(batch.next_prior, batch.next_states, e)
+            next_z = following.sample(self._noise(*following.mean.shape))
+            target = equations.soft_target(
+                batch.rewards,
+                batch.dones,
+                config.gamma,
+                self.target_critics(batch.next_states, e, next_z),
+                following.kl(batch.next_prior),
+                alpha,
+                config.kl_clip,
+            )
+            small, large = self._weight_small.values, self._weight_large.values
+            weight = torch.cat([small.expand(contexts.small), large[contexts.tasks[contexts.small :].to(self.device)]])
+        values = self.critics(batch.states, e, batch.z)
+        loss = equations.critic_loss(values, target)
+        bottleneck = equations.weighted_divergence(contexts.kl, weight)
+        descend(loss + bottleneck, self._critic_optimiser, self._encoder_optimiser)
+        move_targets(self.target_critics, self.critics, config.tau)
+        return {
+            "critic/loss": loss.detach(),
+            "critic/value": values.detach().mean(),
+            "critic/target_spread": target.std(),
+            "encoder/kl_small": contexts.kl[: contexts.small].detach().mean(),
+            "encoder/kl_large": contexts.kl[contexts.small :].detach().mean(),
+            "encoder/scale_large": contexts.posterior.scale[contexts.small :].detach().mean(),
+            "encoder/weight_small": small.mean(),
+            "encoder/weight_large": large.mean(),
+        }
+
+    def _update_policy(self, contexts: Contexts, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        policy = self.policy.with_prior(batch.prior, batch.states, e)
+        z = policy.sample(self._noise(*policy.mean.shape))
+        kl = policy.kl(batch.prior)
+        with frozen(self.critics):
+            loss = equations.skill_policy_loss(self.critics(batch.states, e, z), kl, alpha)
+            descend(loss, self._policy_optimiser)
+        split = contexts.small * self.config.batch_size
+        self.alpha_1.update(kl[:split])
+        self.alpha_2.update(kl[split:])
+        return {
+            "policy/loss": loss.detach(),
+            "policy/kl_small": kl[:split].detach().mean(),
+            "policy/kl_large": kl[split:].detach().mean(),
+            "policy/scale": policy.scale.detach().mean(),
+            "policy/alpha_1": self.alpha_1.values.mean(),
+            "policy/alpha_2": self.alpha_2.values.mean(),
+        }
+
+    def _noise(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self._generator).to(self.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Networks, moments, dual weights, buffers and random state as flat tensors."""
+        state = {"generator": self._generator.get_state()}
+        for name, network in self._networks().items():
+            state |= prefixed(name, network_tensors(network))
+        for name, optimiser in self._optimisers().items():
+            state |= prefixed(name, optimiser_tensors(optimiser))
+        for name, stateful in self._stateful().items():
+            state |= prefixed(name, stateful.state_dict())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict`'s answer, bit for bit."""
+        for name, network in self._networks().items():
+            network.load_state_dict(part(name, state))
+        for name, optimiser in self._optimisers().items():
+            load_optimiser_tensors(optimiser, part(name, state))
+        for name, stateful in self._stateful().items():
+            stateful.load_state_dict(part(name, state))
+        self._generator.set_state(state["generator"])
+
+    def _networks(self) -> dict[str, torch.nn.Module]:
+        return {
+            "skill_policy": self.policy,
+            "critics": self.critics,
+            "target_critics": self.target_critics,
+            "task_encoder": self.encoder,
+        }
+
+    def _optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            "policy_optimiser": self._policy_optimiser,
+            "critic_optimiser": self._critic_optimiser,
+            "encoder_optimiser": self._encoder_optimiser,
+        }
+
+    def _stateful(self) -> dict[str, DualWeights | ReplayBuffer]:
+        return {
+            "alpha_1": self.alpha_1,
+            "alpha_2": self.alpha_2,
+            "weight_small": self._weight_small,
+            "weight_large": self._weight_large,
+            "replay": self.replay,
+            "contexts": self.contexts,
+        }

@@ -1,0 +1,241 @@
+"""Phase 2: meta-training over a set of tasks (SiMPL Sec. 4.2), one loop for any environment with slots.
+
+An epoch makes two episodes per task, one with e from the prior N(0, I) and one with e ~ q(e | context), and then
+takes as many gradient steps as the new transitions allow. Episodes with e from the prior are all that contexts hold,
+because they are all that a new task can offer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simpl_core.agents.simpl import SimplAgent
+from simpl_core.checkpoint import Models, load_checkpoint, load_models, named_tensors, save_checkpoint
+from simpl_core.config import MetaConfig
+from simpl_core.episode import Episode, Float32, to_skill_steps
+from simpl_core.errors import ConfigError
+from simpl_core.learner import keep_freed_memory, torch_threads
+from simpl_core.metrics import MetricsWriter, progress_bar
+from simpl_core.provenance import provenance
+from simpl_core.resume import load_resume, save_resume
+from simpl_core.rollout import RolloutJob, SkillActor, SlotEnv, collect
+
+PRIOR, POSTERIOR = "prior", "posterior"
+
+
+class MetaTrainer:
+    """The agent, its environment and how far training has come."""
+
+    def __init__(
+        self, config: MetaConfig, models: Models, env: SlotEnv, tasks: Sequence[Any], *, seed: int = 0, threads: int = 2
+    ) -> None:
+        """`models` of phase 1; `tasks` are what `env` is reset to; `threads` serve the gradient steps."""
+        if not tasks:
+            raise ConfigError("meta-training needs at least one task, got none")
+        self.config, self.tasks, self.seed, self.threads = config, list(tasks), seed, threads
+        self.agent = SimplAgent(config, models.skill_prior, len(self.tasks), seed)
+        self._actor = SkillActor(models.skill_decoder, [self.agent.act], models.skills_config.horizon)
+        self._env = env
+        self._rounds = 0  # of episodes, warm-up included: seeds are drawn from it
+        self.epoch = 0
+
+    @property
+    def missing(self) -> tuple[list[int], list[int]]:
+        """Tasks whose contexts, and tasks whose replay, are too small to train on."""
+        contexts, replay = self.agent.contexts.sizes.tolist(), self.agent.replay.sizes.tolist()
+        return (
+            [task for task, size in enumerate(contexts) if size < self.config.context_large],
+            [task for task, size in enumerate(replay) if size < self.config.batch_size],
+        )
+
+    def warm_up_round(self) -> None:
+        """One episode for each task that lacks data: for contexts with e from the prior, then for replay."""
+        contexts, replay = self.missing
+        if contexts:
+            self._collect(contexts, PRIOR, replay=False)
+        else:
+            self._collect(replay, POSTERIOR, replay=True)
+
+    def train_epoch(self) -> dict[str, float]:
+        """Two episodes per task and the gradient steps they pay for; returns metrics."""
+        began = time.monotonic()
+        every = list(range(len(self.tasks)))
+        before = self._collect(every, PRIOR, replay=True)
+        after = self._collect(every, POSTERIOR, replay=True)
+        collected = time.monotonic()
+        with torch_threads(self.threads):
+            metrics = self.agent.update(self.steps_for(sum(len(episode.skills) for episode in before + after)))
+        self.epoch += 1
+        metrics["seconds/rollout"] = collected - began
+        metrics["seconds/gradient"] = time.monotonic() - collected
+        return metrics | self._returns(before, "prior") | self._returns(after, "posterior")
+
+    def steps_for(self, transitions: int) -> int:
+        """Gradient steps that `transitions` new skill transitions allow."""
+        config = self.config
+        return max(1, int(config.reuse * transitions / (config.tasks_small + config.tasks_large) / config.batch_size))
+
+    def _collect(self, tasks: Sequence[int], kind: str, *, replay: bool) -> list[Episode]:
+        seeds = np.random.SeedSequence([self.seed, self._rounds]).generate_state(len(self.tasks))
+        with torch_threads(self.threads):
+            embeddings = [self._embedding(task, kind) for task in tasks]
+        jobs = [
+            RolloutJob(self.tasks[task], e, int(seeds[task]), label=kind)
+            for task, e in zip(tasks, embeddings, strict=True)
+        ]
+        episodes = collect(self._env, self._actor, jobs)
+        for task, episode in zip(tasks, episodes, strict=True):
+            self.agent.add(task, to_skill_steps(episode), replay=replay, context=kind == PRIOR)
+        self._rounds += 1
+        return episodes
+
+    def _embedding(self, task: int, kind: str) -> Float32:
+        if kind == PRIOR:
+            rng = np.random.default_rng([self.seed, self._rounds, task])
+            return rng.standard_normal(self.config.e_dim, dtype=np.float32)
+        return self.agent.embed(task).numpy()
+
+    def _returns(self, episodes: Sequence[Episode], kind: str) -> dict[str, float]:
+        scores = [episode.score for episode in episodes]
+        per_task = {f"return_{kind}/{i:02d} {self.tasks[i]}": score for i, score in enumerate(scores)}
+        return {f"return/{kind}": float(np.mean(scores)), **per_task}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Agent and progress as flat tensors."""
+        return self.agent.state_dict() | {"progress": torch.tensor([self.epoch, self._rounds])}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`'s answer."""
+        self.agent.load_state_dict(state)
+        self.epoch, self._rounds = state["progress"].tolist()
+
+
+def run(
+    config: MetaConfig,
+    skills_run: Path,
+    make_env: Callable[[], SlotEnv],
+    tasks: Sequence[Any],
+    out: Path,
+    *,
+    seed: int = 0,
+    threads: int = 2,
+) -> Path:
+    """Meta-train on top of the skills in `skills_run`, into the folder `out`.
+
+    A run that was killed goes on where its last state was saved, to the same result.
+
+    Returns:
+        `out`, holding weights.safetensors (skills included), config.json, provenance.json and metrics.csv.
+
+    Raises:
+        CheckpointError: `skills_run` is no finished run, or `out` holds the state of one with other settings.
+        ConfigError: no tasks, or a buffer smaller than an episode.
+        KeyboardInterrupt: after the state was saved.
+    """
+    models = load_models(skills_run)
+    skills_sha = hashlib.sha256((skills_run / "weights.safetensors").read_bytes()).hexdigest()
+    identity = {
+        "stage": "meta",
+        "seed": seed,
+        "skills": skills_sha,
+        "tasks": [str(task) for task in tasks],
+        # Not the number of epochs: a run may be made longer or shorter while it is under way.
+        "meta": {key: value for key, value in dataclasses.asdict(config).items() if key != "epochs"},
+    }
+    _check_sizes(config)
+    keep_freed_memory()
+    state = load_resume(out, identity)
+    env = make_env()
+    try:
+        trainer = MetaTrainer(config, models, env, tasks, seed=seed, threads=threads)
+        if state is not None:
+            trainer.load_state_dict(state)
+        _train(trainer, out, identity, skills_run)
+    finally:
+        env.close()
+    return out
+
+
+def _check_sizes(config: MetaConfig) -> None:
+    if config.context_large > config.encoder_buffer_size or config.batch_size > config.buffer_size:
+        raise ConfigError(
+            f"context_large {config.context_large} and batch_size {config.batch_size} must fit into "
+            f"encoder_buffer_size {config.encoder_buffer_size} and buffer_size {config.buffer_size}"
+        )
+
+
+def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run: Path) -> None:
+    """Warm-up and epochs; an interrupt saves the state after the last whole round, which `safe` holds."""
+    safe = trainer.state_dict()
+    writer = MetricsWriter(out, trainer.epoch)
+    try:
+        safe = _warm_up(trainer, safe)
+        if trainer.epoch == 0:
+            save_resume(out, identity, safe)
+        with progress_bar(trainer.config.epochs, "meta-training", trainer.epoch) as bar:
+            while trainer.epoch < trainer.config.epochs:
+                metrics = trainer.train_epoch()
+                safe = trainer.state_dict()
+                writer.write(trainer.epoch, metrics)
+                bar.advance(1, f"return {metrics['return/prior']:.2f} -> {metrics['return/posterior']:.2f}")
+                if trainer.epoch % trainer.config.checkpoint_every == 0:
+                    save_resume(out, identity, safe)
+                    _save(trainer, out, identity, skills_run)
+    except KeyboardInterrupt:
+        save_resume(out, identity, safe)
+        raise
+    finally:
+        writer.close()
+    _save(trainer, out, identity, skills_run)
+
+
+def _warm_up(trainer: MetaTrainer, safe: dict[str, Tensor]) -> dict[str, Tensor]:
+    config, agent, count = trainer.config, trainer.agent, len(trainer.tasks)
+
+    def done() -> int:
+        contexts = agent.contexts.sizes.clamp(max=config.context_large).sum()
+        return int(contexts + agent.replay.sizes.clamp(max=config.batch_size).sum())
+
+    total = count * (config.context_large + config.batch_size)
+    if not any(trainer.missing):
+        return safe
+    with progress_bar(total, "warm-up (skill transitions)", done()) as bar:
+        shown = done()
+        while any(trainer.missing):
+            trainer.warm_up_round()
+            bar.advance(done() - shown)
+            shown = done()
+    return trainer.state_dict()
+
+
+def _save(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run: Path) -> None:
+    """The run's checkpoint, self-contained: the skills it stands on are in it."""
+    skills = load_checkpoint(skills_run)
+    agent = trainer.agent
+    tensors = named_tensors(
+        skill_policy=agent.policy,
+        critics=agent.critics,
+        target_critics=agent.target_critics,
+        task_encoder=agent.encoder,
+    )
+    own = {name: tensor for name, tensor in skills.tensors.items() if name.split(".")[0].startswith("skill_")}
+    state = {"alpha_1": float(agent.alpha_1.values), "alpha_2": float(agent.alpha_2.values), "epoch": trainer.epoch}
+    meta = dataclasses.asdict(trainer.config)
+    config = {key: skills.config[key] for key in ("skills", "action_dim")} | {"meta": meta, "state": state}
+    origin = provenance(
+        seed=identity["seed"],
+        tasks=identity["tasks"],
+        epochs=trainer.epoch,
+        skills_sha256=identity["skills"],
+        skills=skills.provenance,
+    )
+    save_checkpoint(out, own | tensors, config, origin)

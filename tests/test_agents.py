@@ -1,0 +1,283 @@
+"""The agents: what each loss may move, how weights grow, that they learn, and that a restored one goes on the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toy_domain import META, SKILL, STATE, unit_prior
+
+from simpl_core.agents import Agent
+from simpl_core.agents.simpl import SimplAgent
+from simpl_core.agents.spirl import SpirlAgent, start_from_prior
+from simpl_core.config import AdaptConfig
+from simpl_core.episode import SkillSteps
+from simpl_core.errors import ConfigError
+from simpl_core.learner import DualWeights, adam, frozen, move_targets, torch_threads
+from simpl_core.networks import MLP, CriticEnsemble, SkillPolicy
+
+ADAPT = AdaptConfig(batch_size=32, buffer_size=500, learning_rate=3e-3, tau=0.05, delta=2.0, alpha=0.05, gamma=0.5)
+
+
+def bandit_steps(count: int, best: np.ndarray, seed: int, prior_scale: float = 1.0) -> SkillSteps:
+    """One-step episodes with skills from the prior that pay 1 within 0.8 of the best skill."""
+    rng = np.random.default_rng(seed)
+    z = prior_scale * rng.standard_normal((count, SKILL)).astype(np.float32)
+    states = 0.1 * rng.standard_normal((count, STATE)).astype(np.float32)
+    rewards = (np.linalg.norm(z - best, axis=1) < 0.8).astype(np.float32)
+    return SkillSteps(states, z, rewards, np.ones(count, np.float32), states)
+
+
+def meta_agent(seed: int = 0, **changes: object) -> SimplAgent:
+    agent = SimplAgent(dataclasses.replace(META, **changes), unit_prior(), tasks=3, seed=seed)
+    for task in range(3):
+        agent.add(task, bandit_steps(200, np.array([task - 1.0, 0.0]), task), replay=True, context=True)
+    return agent
+
+
+def task_agent(seed: int = 0, **changes: object) -> SpirlAgent:
+    start = start_from_prior(unit_prior(), hidden=32, layers=2, critics=2, alpha=0.05, seed=0)
+    agent = SpirlAgent(start, dataclasses.replace(ADAPT, **changes), np.zeros(0, np.float32), seed)
+    agent.add(bandit_steps(400, np.array([1.0, 0.5]), 1))
+    return agent
+
+
+def snapshot(agent: Agent) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], prefix: str) -> bool:
+    names = [name for name in before if name.startswith(prefix)]
+    assert names, prefix
+    return any(not torch.equal(before[name], after[name]) for name in names)
+
+
+# --- learner ---------------------------------------------------------------------------------------------------------
+
+
+def test_targets_move_by_tau() -> None:
+    source, target = MLP(2, 3, 1, 1), MLP(2, 3, 1, 1)
+    expected = [0.9 * t + 0.1 * s for t, s in zip(target.parameters(), source.parameters(), strict=True)]
+    move_targets(target, source, 0.1)
+    torch.testing.assert_close(list(target.parameters()), expected)
+
+
+def test_dual_weights_start_where_told_and_only_grow() -> None:
+    weights = DualWeights(1e-4, target=2.0, rate=0.01)
+    torch.testing.assert_close(weights.values, torch.tensor([1e-4]), rtol=1e-4, atol=0)
+    for _ in range(20):
+        weights.update(torch.full((4,), 1.0))
+    torch.testing.assert_close(weights.values, torch.tensor([1e-4]), rtol=1e-4, atol=0)
+    weights.update(torch.full((4,), 3.0))
+    assert weights.values.item() > 1.005e-4
+
+
+def test_dual_weights_may_move_both_ways() -> None:
+    weights = DualWeights(0.5, target=2.0, rate=0.01, only_grow=False)
+    weights.update(torch.full((4,), 1.0))
+    assert weights.values.item() < 0.5
+
+
+def test_one_dual_weight_per_task_moves_alone() -> None:
+    weights = DualWeights(0.1, target=2.0, rate=0.01, count=3)
+    weights.update(torch.tensor([5.0, 5.0, 0.0]), which=torch.tensor([2, 2, 0]))
+    low, middle, high = weights.values.tolist()
+    assert low == middle == pytest.approx(0.1) and high > 0.1005
+
+
+def test_frozen_spares_the_weights_and_not_the_inputs() -> None:
+    network, x = MLP(2, 3, 1, 1), torch.ones(1, 2, requires_grad=True)
+    with frozen(network):
+        network(x).sum().backward()
+    assert all(p.grad is None and p.requires_grad for p in network.parameters())
+    assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_frozen_thaws_after_an_error() -> None:
+    network = MLP(2, 3, 1, 1)
+    with pytest.raises(RuntimeError), frozen(network):
+        raise RuntimeError
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_fused_adam_is_adam() -> None:
+    one, two = MLP(3, 8, 1, 1), MLP(3, 8, 1, 1)
+    two.load_state_dict(one.state_dict())
+    optimisers = [adam(one.parameters(), 1e-2), torch.optim.Adam(two.parameters(), 1e-2)]
+    x = torch.randn(16, 3)
+    for _ in range(10):
+        for network, optimiser in zip((one, two), optimisers, strict=True):
+            optimiser.zero_grad()
+            network(x).square().mean().backward()
+            optimiser.step()
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+# --- SiMPL -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_simpl_step_moves_all_that_learns_and_not_the_prior() -> None:
+    agent = meta_agent()
+    before = snapshot(agent)
+    metrics = agent.update(1)
+    after = snapshot(agent)
+    for learned in ("skill_policy.residual", "critics", "target_critics", "task_encoder", "generator"):
+        assert changed(before, after, learned), learned
+    for kept in ("skill_policy.prior", "replay", "contexts"):
+        assert not changed(before, after, kept), kept
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_encoder_learns_from_the_critics_and_not_from_the_policy() -> None:
+    """Every transition here is done, so alpha enters the policy's loss only: the encoder must not notice it."""
+    one, two = meta_agent(), meta_agent(alpha_1=5.0, alpha_2=5.0)
+    before = snapshot(one)
+    for agent in (one, two):
+        agent.update(1)
+    assert changed(before, snapshot(one), "task_encoder")
+    assert not changed(snapshot(one), snapshot(two), "task_encoder")
+    assert changed(snapshot(one), snapshot(two), "skill_policy.residual")
+
+
+def test_the_critics_reach_the_encoder_without_its_bottleneck() -> None:
+    agent = meta_agent(encoder_weight_small=1e-30, encoder_weight_large=1e-30)
+    before = snapshot(agent)
+    agent.update(1)
+    assert changed(before, snapshot(agent), "task_encoder")
+
+
+def test_alphas_belong_to_their_context_sizes() -> None:
+    """The policy starts near the prior: below every target, until a target is negative for one group."""
+    agent = meta_agent(delta_1=-1.0, delta_2=1e3)
+    agent.update(5)
+    assert agent.alpha_1.values.item() > META.alpha_1
+    assert agent.alpha_2.values.item() == pytest.approx(META.alpha_2)
+
+
+def test_simpl_learns_to_tell_tasks_apart() -> None:
+    """Three bandits whose best skills differ: a task's context sends the policy there, another's elsewhere."""
+    free = {"alpha_1": 1e-3, "alpha_2": 1e-3, "delta_1": 20.0, "delta_2": 20.0}
+    agent = meta_agent(**free, context_large=32, batch_size=32)
+    with torch_threads(1):
+        agent.update(300)
+        assert agent.update(50)["critic/loss"] < 0.1
+    means = []
+    for task in range(3):
+        e = agent.embed(task).expand(64, -1)
+        means.append(agent.act(torch.randn(64, STATE), e).mean.mean(0)[0].item())
+    assert means[0] < -0.4 and means[2] > 0.4 and means[0] < means[1] < means[2]
+
+
+def test_simpl_restored_goes_on_bit_for_bit() -> None:
+    agent = meta_agent()
+    agent.update(3)
+    state = snapshot(agent)
+    other = SimplAgent(META, unit_prior(), tasks=3, seed=99)
+    other.load_state_dict(state)
+    for each in (agent, other):
+        each.add(1, bandit_steps(5, np.zeros(2), 7), replay=True, context=False)
+        each.update(3)
+    one, two = snapshot(agent), snapshot(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def test_simpl_follows_its_seed() -> None:
+    one, two, three = meta_agent(0), meta_agent(0), meta_agent(1)
+    for agent in (one, two, three):
+        agent.update(2)
+    assert not changed(snapshot(one), snapshot(two), "skill_policy.residual")
+    assert changed(snapshot(one), snapshot(three), "skill_policy.residual")
+
+
+# --- SPiRL -----------------------------------------------------------------------------------------------------------
+
+
+def test_spirl_starts_as_the_prior() -> None:
+    agent = task_agent()
+    state = torch.randn(7, STATE)
+    policy, prior = agent.act(state, torch.zeros(7, 0)), unit_prior()(state)
+    torch.testing.assert_close(policy.mean, prior.mean)
+    # The policy's scale has a floor of 0.001 on top.
+    torch.testing.assert_close(policy.scale, prior.scale + 1e-3)
+
+
+def test_spirl_finds_the_skill_that_pays() -> None:
+    agent = task_agent()
+    with torch_threads(1):
+        agent.update(400)
+    policy = agent.act(torch.randn(64, STATE), torch.zeros(64, 0))
+    assert (policy.mean.mean(0) - torch.tensor([1.0, 0.5])).norm() < 0.4
+
+
+def test_a_heavy_alpha_keeps_the_policy_at_the_prior() -> None:
+    start = start_from_prior(unit_prior(), hidden=32, layers=2, critics=2, alpha=50.0, seed=0)
+    agent = SpirlAgent(start, ADAPT, np.zeros(0, np.float32), 0)
+    agent.add(bandit_steps(400, np.array([1.0, 0.5]), 1))
+    assert agent.update(200)["policy/kl"] < 0.01
+
+
+def test_alpha_grows_while_the_divergence_exceeds_its_target() -> None:
+    agent = task_agent(delta=0.0)
+    before = agent.alpha
+    agent.update(50)
+    assert agent.alpha > before
+
+
+def test_spirl_trains_copies() -> None:
+    start = start_from_prior(unit_prior(), hidden=8, layers=1, critics=2, alpha=0.1, seed=0)
+    before = [p.clone() for net in (start.policy, start.critics) for p in net.parameters()]
+    agent = SpirlAgent(start, ADAPT, np.zeros(0, np.float32), 0)
+    agent.add(bandit_steps(40, np.zeros(2), 1))
+    agent.update(3)
+    after = [p for net in (start.policy, start.critics) for p in net.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_spirl_restored_goes_on_bit_for_bit() -> None:
+    agent = task_agent()
+    agent.update(3)
+    state = snapshot(agent)
+    start = start_from_prior(unit_prior(), hidden=32, layers=2, critics=2, alpha=7.0, seed=5)
+    other = SpirlAgent(start, ADAPT, np.zeros(0, np.float32), 99)
+    other.load_state_dict(state)
+    for each in (agent, other):
+        each.add(bandit_steps(5, np.zeros(2), 7))
+        each.update(3)
+    one, two = snapshot(agent), snapshot(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def test_steps_pay_for_new_transitions_once_there_is_a_batch() -> None:
+    start = start_from_prior(unit_prior(), hidden=8, layers=1, critics=2, alpha=0.1, seed=0)
+    agent = SpirlAgent(start, AdaptConfig(batch_size=256, reuse=256.0), np.zeros(0, np.float32), 0)
+    agent.add(bandit_steps(255, np.zeros(2), 1))
+    assert agent.steps_for(28) == 0
+    agent.add(bandit_steps(28, np.zeros(2), 1))
+    assert agent.stored == 283 and agent.steps_for(28) == 28 and agent.steps_for(0) == 0
+
+
+def test_an_embedding_of_another_size_is_refused() -> None:
+    start = start_from_prior(unit_prior(), hidden=8, layers=1, critics=2, alpha=0.1, seed=0)
+    with pytest.raises(ConfigError, match=r"shape \(0,\), got \(6,\)"):
+        SpirlAgent(start, ADAPT, np.zeros(6, np.float32), 0)
+
+
+def test_the_embedding_conditions_policy_and_critics() -> None:
+    from simpl_core.agents.spirl import Start
+
+    torch.manual_seed(0)
+    start = Start(SkillPolicy(unit_prior(), STATE, SKILL, 2, 8, 1), CriticEnsemble(STATE, SKILL, 2, 8, 1), 0.1)
+    results = []
+    for e in (np.zeros(2, np.float32), np.ones(2, np.float32)):
+        agent = SpirlAgent(start, ADAPT, e, 0)
+        agent.add(bandit_steps(40, np.zeros(2), 1))
+        results.append(agent.update(1))
+    assert results[0]["critic/value"] != results[1]["critic/value"]
+    assert results[0]["policy/kl"] != results[1]["policy/kl"]
