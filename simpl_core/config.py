@@ -42,7 +42,7 @@ class SkillsConfig:
     iterations: int = 480_000
     """Optimiser steps on encoder, decoder and prior together."""
     prior_iterations: int = 0
-    """Steps after them on the prior alone, against the settled encoder: cheap, and what rollouts depend on most."""
+    """Steps after them on the prior alone, against the settled encoder: cheap, but few windows are soon overfitted."""
     prior_batch_size: int = 512
     """Windows a step of those."""
     learning_rate: float = 1e-3
@@ -153,10 +153,9 @@ class AdaptConfig:
 
 SKILLS_PRESETS: dict[str, SkillsConfig] = {
     "official": SkillsConfig(),
-    "fast": SkillsConfig(iterations=22_000, prior_iterations=25_000, final_rate_fraction=0.02, sensor_noise=1.0),
+    "fast": SkillsConfig(iterations=40_000, final_rate_fraction=0.02, sensor_noise=1.0),
     "small": SkillsConfig(
         iterations=2_500,
-        prior_iterations=5_000,
         final_rate_fraction=0.02,
         sensor_noise=1.0,
         log_every=250,
@@ -165,7 +164,7 @@ SKILLS_PRESETS: dict[str, SkillsConfig] = {
 }
 META_PRESETS: dict[str, MetaConfig] = {
     "official": MetaConfig(),
-    "fast": MetaConfig(epochs=60, context_large=512),
+    "fast": MetaConfig(epochs=60, context_large=256, reuse=384.0),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
     ),
