@@ -1,0 +1,132 @@
+"""What goes into the policy's control loop and what comes out of it: models, settings, ticks, health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+class Decision(Protocol):
+    """What a runner answers: see export.runtime.SkillAction."""
+
+    @property
+    def action(self) -> FloatArray:
+        """Normalised (A,), within the model's limits."""
+
+    @property
+    def z(self) -> FloatArray:
+        """Skill in force (Z,)."""
+
+    @property
+    def skill_start(self) -> bool:
+        """Whether it was chosen in this step."""
+
+
+class Runner(Protocol):
+    """A policy that can be ticked: see export.runtime.PolicyRunner."""
+
+    def begin_episode(self, e: FloatArray, seed: int, deterministic: bool = False) -> None:
+        """Start over with task embedding `e` (E,)."""
+
+    def act(self, observation: FloatArray) -> Decision:
+        """The action for an observation (S,)."""
+
+
+class LoadedModel(NamedTuple):
+    """A verified, warmed up policy and what its numbers mean.
+
+    Attributes:
+        runner: ready to act.
+        version: content-addressed model version.
+        e_dim: size of a task embedding.
+        action_scale: velocity of each joint at action 1 (A,) [rad/s, m/s].
+    """
+
+    runner: Runner
+    version: str
+    e_dim: int
+    action_scale: NDArray[np.float64]
+
+
+class PolicyTick(NamedTuple):
+    """One tick, to be published: field by field as in PolicyAction.msg; stamp in [ns], latency in [ms]."""
+
+    stamp: int
+    tick: int
+    episode: int
+    step: int
+    observation: FloatArray
+    z: FloatArray
+    e: FloatArray
+    skill_start: bool
+    action: FloatArray
+    velocity: NDArray[np.float64]
+    model_version: str
+    latency: float
+    active: bool
+
+
+class LoopStatus(NamedTuple):
+    """Health of the loop, as in PolicyStatus.msg; latencies in [ms]."""
+
+    state: str
+    model_version: str
+    staged_version: str
+    ticks: int
+    missed: int
+    rate_hz: float
+    latency_p50: float
+    latency_p99: float
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How the loop ticks.
+
+    Attributes:
+        rate_hz: of the model, actions a second [Hz].
+        lockstep: tick per new stamp instead of per period.
+        max_steps: actions in an episode; the tick after them only reports the last observation.
+        state_timeout: oldest state a real-time tick acts on [s].
+        settle_timeout: in lockstep, longest wait for the plant's answer to the last command [s].
+        resend_after: in lockstep, an action is sent again when the plant has not moved on for so long [s]; it was
+            lost, or whoever should pass it on has died and come back.
+    """
+
+    rate_hz: float = 12.5
+    lockstep: bool = False
+    max_steps: int = 280
+    state_timeout: float = 0.2
+    settle_timeout: float = 0.5
+    resend_after: float = 5.0
+
+
+class Window:
+    """The last numbers of a stream, in memory that does not grow."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._values = np.zeros(size)
+        self._count = 0
+
+    def add(self, value: float) -> None:
+        """Keep a value; the oldest goes when there is no room."""
+        self._values[self._count % self._values.size] = value
+        self._count += 1
+
+    def quantile(self, level: float) -> float:
+        """Quantile of what is kept, 0 when there is nothing."""
+        kept = self._values[: min(self._count, self._values.size)]
+        return float(np.quantile(kept, level)) if kept.size else 0.0
+
+    def rate(self, now: float, span: float = 2.0) -> float:
+        """Events a second among the values (times) of the last `span` seconds."""
+        kept = self._values[: min(self._count, self._values.size)]
+        recent = kept[kept > now - span]
+        if recent.size < 2:
+            return 0.0
+        return float((recent.size - 1) / max(recent.max() - recent.min(), 1e-9))

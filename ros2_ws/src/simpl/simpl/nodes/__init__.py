@@ -1,0 +1,1 @@
+"""One process each: convert a message, call the core, convert the answer."""

@@ -1,0 +1,142 @@
+"""Node `guard`: the only publisher to the controller. See `simpl.core.guard` for what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from simpl_interfaces.msg import PolicyAction
+from std_srvs.srv import Trigger
+
+from simpl import interfaces
+from simpl.conversions import from_time, to_guard_state, to_velocity_command, to_wanted
+from simpl.core.guard import Command, Guard, GuardSettings, Mode
+from simpl.core.robot_state import NameOrder, StateError
+from simpl.nodes.running import STEADY, declare, declare_profile, run_node
+
+TIMES = (0.01, 10.0)  # sensible time-outs [s]
+REPEATS = (0.0, 10.0)
+_LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other publishers
+
+
+class GuardNode(Node):
+    """Converts, asks the guard, converts."""
+
+    def __init__(self) -> None:
+        super().__init__("guard")
+        profile = declare_profile(self)
+        self._lockstep = declare(self, "lockstep", False, "simulated time stands still while the policy thinks")
+        waits = self._lockstep
+        settings = GuardSettings(
+            declare(self, "action_timeout", 2.0 if waits else 0.16, "longest silence of the policy [s]", between=TIMES),
+            declare(self, "state_timeout", 2.0 if waits else 0.16, "oldest joint state to move on [s]", between=TIMES),
+            declare(
+                self, "zero_repeat", 0.0 if waits else 0.1, "period of zeros at rest [s]; 0: once", between=(0, 10)
+            ),
+        )
+        rate = declare(self, "watchdog_rate", 50.0, "looks of the watchdogs a second [Hz]", between=(5.0, 1000.0))
+        self._guard = Guard(profile, settings)
+        self._order = NameOrder(profile.joint_names, "joint")
+        self._stamp = -1
+        self._tick = 0
+        self._early: PolicyAction | None = None
+        self._looks = 0
+        self._others: list[str] = []
+        self._strangers: list[str] = []
+        self._mode = self._guard.mode
+        self._commands = interfaces.COMMANDS.publisher(self)
+        self._states = interfaces.GUARD_STATE.publisher(self)
+        interfaces.JOINT_STATES.subscription(self, self._on_joint_state)
+        interfaces.POLICY_ACTION.subscription(self, self._on_action)
+        interfaces.GUARD_ESTOP.server(self, self._on_estop)
+        interfaces.GUARD_RESET.server(self, self._on_reset)
+        self.create_timer(1.0 / rate, self._on_watch, clock=STEADY)
+
+    def close(self) -> None:
+        """Send zeros and see them arrive."""
+        self._send(self._guard.shutdown())
+        self._commands.wait_for_all_acked(Duration(seconds=0.3))
+
+    def _on_joint_state(self, message: JointState) -> None:
+        try:
+            position = self._order.pick(message.name, message.position)
+        except StateError as error:
+            self._send(self._guard.on_invalid_state(str(error)))
+            return
+        if position is None:
+            return
+        self._guard.on_state(position)
+        self._stamp = from_time(message.header.stamp)
+        if self._early is not None:
+            early, self._early = self._early, None
+            self._on_action(early)
+
+    def _on_action(self, message: PolicyAction) -> None:
+        stamp = from_time(message.header.stamp)
+        if self._lockstep and (stamp > self._stamp or self._commands.get_subscription_count() == 0):
+            # The policy was quicker than our own copy of the state it acted on, or the plant is not connected yet.
+            # Limits are judged on that state and no other, so that a run can be repeated to the last bit.
+            self._early = message
+            return
+        if self._lockstep and message.tick == self._tick and stamp < self._stamp:
+            return  # sent again although the plant has moved on: executed once is enough
+        self._tick = message.tick
+        self._send(self._guard.on_action(to_wanted(message)), stamp)
+
+    def _on_watch(self) -> None:
+        self._looks += 1
+        if self._looks % _LOOK_AROUND == 0:
+            # Seen twice in a row: a node that has just gone down is announced for a moment longer.
+            before, self._others = self._others, self._others_on_the_command_topic()
+            self._strangers = [name for name in self._others if name in before]
+        self._send(self._guard.watch(self._strangers))
+
+    def _on_estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._send(self._guard.estop())
+        response.success, response.message = True, "stopped; guard/reset releases it"
+        return response
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = self._guard.reset()
+        self._log_mode(response.message)
+        return response
+
+    def _send(self, command: Command | None, stamp: int | None = None) -> None:
+        if command is None:
+            return
+        self._commands.publish(to_velocity_command(command.velocity))
+        stamp = max(self._stamp, 0) if stamp is None else stamp
+        guard = self._guard
+        self._states.publish(to_guard_state(command, stamp, guard.interventions, guard.commands))
+        self._log_mode(command.reason)
+
+    def _log_mode(self, reason: str) -> None:
+        mode = self._guard.mode
+        if mode is self._mode:
+            return
+        self._mode = mode
+        if mode is Mode.FAULT or mode is Mode.ESTOP:
+            self.get_logger().error(f"{mode.name}: {reason}")
+        else:  # every episode begins and ends
+            self.get_logger().debug(f"{mode.name}: {reason}")
+
+    def _others_on_the_command_topic(self) -> list[str]:
+        """Names of the nodes that publish commands besides this one."""
+        if self.count_publishers(self._commands.topic_name) <= 1:
+            return []
+        found = self.get_publishers_info_by_topic(self._commands.topic_name)
+        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+        if self.get_fully_qualified_name() in names:
+            names.remove(self.get_fully_qualified_name())  # once: a second guard of our name is a stranger too
+        return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the executable `guard`."""
+    return run_node(lambda _: GuardNode(), arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

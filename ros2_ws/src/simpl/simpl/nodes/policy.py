@@ -1,0 +1,240 @@
+"""Node `policy` (lifecycle): from state to wanted velocity at the control rate. See `simpl.core.policy_loop`."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+from simpl_interfaces.srv import BeginEpisode, StageModel
+from std_srvs.srv import Trigger
+
+from simpl import interfaces
+from simpl.conversions import float32_array, from_time, to_policy_action, to_policy_status
+from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
+from simpl.core.policy_model import load_policy_model
+from simpl.core.robot_state import RobotState, StateError
+from simpl.nodes.running import FAILED, STEADY, USER_ERROR, Ending, declare, declare_profile, run_node
+from simpl_core.errors import ConfigError, SimplError
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+T = TypeVar("T")
+
+_GUARD_PATIENCE = 5.0  # for discovery at the start [s]
+_POLL = 0.002  # how soon an awaited result is noticed [s]
+
+
+class PolicyNode(LifecycleNode):
+    """Feeds a `PolicyLoop` with states and publishes its ticks.
+
+    Configure loads the bundle, activate starts the loop's thread; both happen by themselves with `autostart`.
+
+    Args:
+        ending: told when the node cannot go on.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__("policy")
+        self._ending = ending
+        self._bundle = declare(self, "bundle", "", "folder of the model bundle to start with")
+        self._profile = declare_profile(self)
+        model_rate = self._profile.control_rate_hz
+        self._settings = LoopSettings(
+            rate_hz=declare(self, "rate_hz", model_rate, "control rate; the model's own [Hz]", between=(0.1, 1000.0)),
+            lockstep=declare(self, "lockstep", False, "tick once per new state instead of by the wall clock"),
+            max_steps=declare(self, "max_steps", 280, "actions in an episode", between=(1, 1_000_000)),
+            state_timeout=declare(
+                self, "state_timeout", 0.2, "real time: oldest state to act on [s]", between=(0.01, 10.0)
+            ),
+        )
+        self._deterministic = declare(
+            self, "deterministic", False, "always take the mean skill, also when an episode does not ask for it"
+        )
+        self._autostart = declare(self, "autostart", True, "configure and activate without being told")
+        self._state = RobotState(self._profile.joint_names, self._profile.objects)
+        self._loop = PolicyLoop(self._state, self._on_tick, self._settings, self._on_loop_failure)
+        self._active = False
+        self._worker = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="model-loading")
+        self._complained_at = 0.0
+        self._actions = interfaces.POLICY_ACTION.publisher(self)
+        self._status = interfaces.POLICY_STATUS.publisher(self)
+        interfaces.JOINT_STATES.subscription(self, self._on_joint_states)
+        interfaces.OBJECT_STATES.subscription(self, self._on_object_states)
+        # A group of their own: while one of them waits, states go on coming in.
+        group = MutuallyExclusiveCallbackGroup()
+        interfaces.BEGIN_EPISODE.server(self, self._on_begin_episode, group=group)
+        interfaces.END_EPISODE.server(self, self._on_end_episode, group=group)
+        interfaces.STAGE_MODEL.server(self, self._on_stage_model, group=group)
+        self.create_timer(1.0, self._publish_status, clock=STEADY)
+        if self._autostart:
+            self._start()
+
+    def close(self) -> None:
+        """End an episode under way with a terminal tick, and the thread."""
+        self._loop.stop()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    # -- lifecycle -----------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Verify, load and warm up the bundle."""
+        try:
+            if not self._bundle:
+                raise ConfigError("parameter 'bundle' is empty; it names the folder of a model bundle")
+            if abs(self._settings.rate_hz / self._profile.control_rate_hz - 1.0) > 1e-6:
+                raise ConfigError(
+                    f"rate_hz is {self._settings.rate_hz}; robot profile {self._profile.name} is driven at "
+                    f"{self._profile.control_rate_hz} Hz"
+                )
+            self._loop.stage(load_policy_model(Path(self._bundle), self._profile))
+        except SimplError as error:
+            self.get_logger().fatal(str(error))
+            return FAILURE
+        except Exception:  # noqa: BLE001  rclpy would swallow it without a word
+            self.get_logger().fatal(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the thread; it does nothing until an episode begins."""
+        self._loop.start()
+        self._active = True
+        self._publish_status()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End the episode, if any, and the thread."""
+        self._active = False
+        self._loop.stop()
+        self._publish_status()
+        return super().on_deactivate(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As `on_deactivate`, and for good."""
+        self._active = False
+        self._loop.stop()
+        return super().on_shutdown(state)
+
+    def _start(self) -> None:
+        if self.trigger_configure() != SUCCESS or self.trigger_activate() != SUCCESS:
+            self._ending.request(USER_ERROR)
+
+    # -- states in, ticks out ------------------------------------------------------------------------------------
+
+    def _on_joint_states(self, message: JointState) -> None:
+        self._take(self._state.update_joints, message)
+
+    def _on_object_states(self, message: JointState) -> None:
+        self._take(self._state.update_objects, message)
+
+    def _take(self, update: Callable[[int, Sequence[str], Any, float], None], message: JointState) -> None:
+        now = time.monotonic()
+        try:
+            update(from_time(message.header.stamp), message.name, message.position, now)
+        except StateError as error:
+            if now - self._complained_at > 1.0:  # a broken sensor is broken a hundred times a second
+                self._complained_at = now
+                self.get_logger().error(f"state refused ({self._state.rejected} so far): {error}")
+
+    def _on_tick(self, tick: PolicyTick) -> None:
+        """On the loop's thread."""
+        self._actions.publish(to_policy_action(tick))
+
+    def _on_loop_failure(self, error: Exception) -> None:
+        """On the loop's thread, after it has told the arm to stop."""
+        self.get_logger().fatal("a tick failed:\n" + "".join(traceback.format_exception(error)))
+        self._publish_status()
+        self._ending.request(FAILED)
+
+    def _publish_status(self) -> None:
+        self._status.publish(to_policy_status(self._loop.status(), self.get_clock().now().nanoseconds))
+
+    # -- services ------------------------------------------------------------------------------------------------
+
+    async def _on_begin_episode(
+        self, request: BeginEpisode.Request, response: BeginEpisode.Response
+    ) -> BeginEpisode.Response:
+        try:
+            self._check_active()
+            await self._wait_for_guard()
+            response.model_version = self._loop.begin_episode(
+                request.episode, float32_array(request.e), request.seed, request.deterministic or self._deterministic
+            )
+            response.success = True
+        except SimplError as error:
+            response.message = str(error)
+        self._publish_status()
+        return response
+
+    async def _on_end_episode(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = True
+        if self._active:
+            answered = await self._finished(self._loop.end_episode())
+            response.message = "" if answered else "the plant has not answered the last command"
+        self._publish_status()
+        return response
+
+    async def _on_stage_model(self, request: StageModel.Request, response: StageModel.Response) -> StageModel.Response:
+        loading = self._worker.submit(load_policy_model, Path(request.path), self._profile)
+        try:
+            model = await self._finished(loading)
+            self._loop.stage(model)
+            response.success, response.model_version = True, model.version
+        except SimplError as error:
+            response.message = str(error)
+            self.get_logger().error(f"model refused: {error}")
+        except Exception as error:  # noqa: BLE001  the running model must survive whatever a new one does
+            response.message = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"model refused:\n{traceback.format_exc()}")
+        self._publish_status()
+        return response
+
+    async def _wait_for_guard(self) -> None:
+        """An action that no guard hears is lost, and in lockstep time would stand still for ever."""
+        patience = time.monotonic() + _GUARD_PATIENCE
+        guards = self.resolve_topic_name(interfaces.GUARD_STATE.name)
+        while not (self._actions.get_subscription_count() and self.count_publishers(guards)):
+            if time.monotonic() > patience:
+                raise SimplError(f"no guard listens to {self._actions.topic_name}")
+            await self._pause(0.02)
+
+    def _check_active(self) -> None:
+        if not self._active:
+            raise SimplError("the policy node is not active; configure and activate it first")
+
+    async def _pause(self, seconds: float) -> None:
+        """Let other callbacks run for a while."""
+        over: Future[None] = Future(executor=self.executor)
+        timer = self.create_timer(seconds, lambda: over.set_result(None), clock=STEADY)
+        try:
+            await over
+        finally:
+            self.destroy_timer(timer)
+
+    async def _finished(self, future: futures.Future[T]) -> T:
+        """The result of what another thread does, while the executor goes on with other callbacks."""
+        ours: Future[None] = Future(executor=self.executor)
+        future.add_done_callback(lambda _: ours.set_result(None))
+        # The events executor resumes a waiting callback only after some other event, so there must be events.
+        poll = self.create_timer(_POLL, lambda: None, clock=STEADY)
+        try:
+            await ours
+        finally:
+            self.destroy_timer(poll)
+        return future.result()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the executable `policy`."""
+    return run_node(PolicyNode, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

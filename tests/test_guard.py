@@ -1,0 +1,309 @@
+"""The safety guard: limits by hand-computed numbers and by property, stops, latches and watchdogs on a fake clock."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from simpl.core.guard import Flags, Guard, GuardSettings, Mode, MotionLimits, Wanted
+from simpl.core.profile import parse_profile
+
+PERIOD = 0.1
+
+
+def make_profile(acceleration=None, margin=0.1):
+    joint = {"unit": "rad", "position": [-1.0, 1.0], "velocity": 2.0, "acceleration": acceleration}
+    return parse_profile(
+        {
+            "name": "three",
+            "description": "an arm for tests",
+            "control_rate_hz": 1.0 / PERIOD,
+            "position_margin": margin,
+            "joints": [{"name": name, **joint} for name in ("a", "b", "c")],
+            "objects": [],
+        },
+        "test",
+    )
+
+
+class Clock:
+    """A steady clock that goes when it is told to."""
+
+    def __init__(self):
+        self.time = 100.0
+
+    def __call__(self):
+        return self.time
+
+
+class Rig:
+    """A guard with a clock, a resting arm and a policy that counts its ticks."""
+
+    def __init__(self, acceleration=None, **times):
+        self.clock = Clock()
+        self.guard = Guard(make_profile(acceleration), GuardSettings(**times), self.clock)
+        self.tick = 0
+
+    def at(self, *position):
+        self.guard.on_state(np.array(position, dtype=float))
+        return self
+
+    def act(self, velocity, *, episode=1, step=None, active=True):
+        self.tick += 1
+        step = self.tick - 1 if step is None else step
+        return self.guard.on_action(Wanted(velocity, self.tick, episode, step, active))
+
+    def wait(self, seconds):
+        self.clock.time += seconds
+        return self
+
+
+@pytest.fixture
+def rig():
+    return Rig().at(0.0, 0.0, 0.0)
+
+
+def assert_zero(command, mode, flags):
+    assert command.mode is mode
+    assert flags in command.flags
+    np.testing.assert_array_equal(command.velocity, [0.0, 0.0, 0.0])
+
+
+# -- passing through and limits --------------------------------------------------------------------------------------
+
+
+def test_an_action_within_limits_passes_unchanged(rig):
+    command = rig.act([0.5, -0.25, 1.0])
+    np.testing.assert_array_equal(command.velocity, [0.5, -0.25, 1.0])
+    assert (command.mode, command.flags, command.reason, command.tick) == (Mode.RUNNING, Flags.NONE, "", 1)
+    assert (rig.guard.interventions, rig.guard.commands) == (0, 1)
+
+
+def test_too_fast_is_scaled_as_a_whole_vector_so_the_direction_stays(rig):
+    command = rig.act([4.0, -1.0, 0.0])
+    np.testing.assert_allclose(command.velocity, [2.0, -0.5, 0.0])
+    assert command.flags == Flags.VELOCITY_LIMIT
+    assert rig.guard.interventions == 1
+
+
+def test_a_joint_near_its_limit_is_slowed_and_the_others_go_on():
+    command = Rig().at(0.85, 0.0, -0.95).act([1.0, 1.0, -1.0])
+    # 0.9 is the limit with its margin: 0.05 rad of room in one period of 0.1 s; joint c is already beyond.
+    np.testing.assert_allclose(command.velocity, [0.5, 1.0, 0.0])
+    assert command.flags == Flags.POSITION_LIMIT
+
+
+def test_a_joint_beyond_its_limit_may_come_back():
+    command = Rig().at(0.95, 0.0, -2.0).act([-1.0, 0.0, 1.5])
+    np.testing.assert_array_equal(command.velocity, [-1.0, 0.0, 1.5])
+    assert command.flags == Flags.NONE
+
+
+def test_change_of_velocity_is_limited_along_the_way():
+    rig = Rig(acceleration=5.0).at(0.0, 0.0, 0.0)
+    first = rig.act([1.0, 0.5, 0.0])  # 5 rad/s^2 for 0.1 s
+    np.testing.assert_allclose(first.velocity, [0.5, 0.25, 0.0])
+    assert first.flags == Flags.ACCELERATION_LIMIT
+    np.testing.assert_allclose(rig.act([1.0, 0.5, 0.0]).velocity, [1.0, 0.5, 0.0])
+
+
+def test_braking_distance_is_kept():
+    """Held for a period and then braked, the motion must end at the limit: v T + v^2 / (2 a) = room."""
+    velocity, flags = MotionLimits(make_profile(acceleration=5.0)).apply(
+        np.array([2.0, 2.0, 0.0]), np.array([2.0, 2.0, 0.0]), np.array([0.5, -0.8, 0.0])
+    )
+    room = 0.4
+    assert velocity[0] * PERIOD + velocity[0] ** 2 / 10.0 == pytest.approx(room)
+    assert velocity[1] == 2.0
+    assert flags == Flags.POSITION_LIMIT
+
+
+finite = st.floats(-1e9, 1e9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    velocities=st.lists(arrays(float, 3, elements=finite), min_size=1, max_size=20),
+    start=arrays(float, 3, elements=st.floats(-0.9, 0.9)),
+    acceleration=st.sampled_from([None, 1.0, 20.0]),
+)
+def test_an_arm_that_obeys_never_leaves_its_limits(velocities, start, acceleration):
+    """An ideal integrator driven through the guard, whatever the policy asks for."""
+    rig, position, previous = Rig(acceleration=acceleration), start, np.zeros(3)
+    for wanted in velocities:
+        velocity = rig.at(*position).act(wanted).velocity
+        assert (np.abs(velocity) <= 2.0).all()
+        if acceleration:
+            # Stopping before a limit may brake harder than the limit only as far as rounding goes.
+            assert (np.abs(velocity - previous) <= acceleration * PERIOD + 1e-6).all() or (
+                np.abs(velocity) < np.abs(previous)
+            ).any()
+        position = position + velocity * PERIOD
+        assert (np.abs(position) <= 0.9 + 1e-9).all()
+        previous = velocity
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    velocity=st.one_of(
+        arrays(float, st.integers(0, 5), elements=st.floats(allow_nan=True, allow_infinity=True)),
+        st.lists(st.one_of(st.floats(allow_nan=True), st.none(), st.text(max_size=2)), max_size=4),
+        arrays(float, (3, 1)),
+        st.none(),
+        st.just("move"),
+        st.just(float("nan")),
+        st.just([[1.0], [1.0, 2.0]]),
+    )
+)
+def test_whatever_comes_what_goes_out_is_three_finite_numbers_within_limits(velocity):
+    command = Rig().at(0.0, 0.0, 0.0).act(velocity)
+    assert command.velocity.shape == (3,)
+    assert np.isfinite(command.velocity).all()
+    assert (np.abs(command.velocity) <= 2.0).all()
+
+
+# -- faults ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("velocity", "flag"),
+    [
+        ([0.1, math.nan, 0.1], Flags.NONFINITE),
+        ([math.inf, 0.0, 0.0], Flags.NONFINITE),
+        ([math.nan], Flags.NONFINITE),  # finiteness is judged before size
+        ([0.1, 0.1], Flags.WRONG_SIZE),
+        ([], Flags.WRONG_SIZE),
+        (["fast", "fast", "fast"], Flags.WRONG_SIZE),
+    ],
+)
+def test_an_impossible_action_latches_a_fault(rig, velocity, flag):
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.act(velocity), Mode.FAULT, flag | Flags.FAULT)
+    assert_zero(rig.act([0.1, 0.1, 0.1]), Mode.FAULT, flag | Flags.FAULT)
+
+
+def test_a_refused_joint_state_latches_a_fault_until_a_good_one_comes(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.guard.on_invalid_state("joint b is nan"), Mode.FAULT, Flags.INVALID_STATE)
+    assert rig.guard.on_invalid_state("joint b is nan") is None, "one fault, one command"
+    refused = rig.guard.reset()
+    assert not refused.success and "joint b is nan" in refused.message
+    rig.at(0.0, 0.0, 0.0)
+    assert rig.guard.reset().success
+
+
+def test_a_second_publisher_is_a_fault_while_it_is_there(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.guard.watch(["/teleop"]), Mode.FAULT, Flags.SECOND_PUBLISHER)
+    assert "/teleop" in rig.guard.reset().message
+    rig.guard.watch([])
+    assert rig.guard.reset().success
+
+
+def test_reset_is_refused_while_impossible_actions_keep_coming(rig):
+    rig.act([math.nan] * 3)
+    refused = rig.guard.reset()
+    assert not refused.success and "impossible actions" in refused.message
+    rig.wait(0.2).at(0.0, 0.0, 0.0)
+    assert rig.guard.reset().success
+
+
+def test_reset_is_refused_while_the_joint_state_is_stale(rig):
+    rig.guard.estop()
+    rig.wait(0.2)
+    refused = rig.guard.reset()
+    assert not refused.success and "0.200 s old" in refused.message
+
+
+# -- e-stop ----------------------------------------------------------------------------------------------------------
+
+
+def test_estop_latches_whatever_comes_after(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.guard.estop(), Mode.ESTOP, Flags.ESTOP)
+    assert_zero(rig.act([1.0, 0.0, 0.0]), Mode.ESTOP, Flags.ESTOP)
+    assert_zero(rig.act([math.nan] * 3), Mode.ESTOP, Flags.ESTOP)
+    assert_zero(rig.act([1.0, 0.0, 0.0], episode=2, step=0), Mode.ESTOP, Flags.ESTOP)
+    rig.guard.on_invalid_state("x")
+    rig.guard.watch(["/teleop"])
+    assert rig.guard.mode is Mode.ESTOP
+
+
+def test_reset_alone_moves_nothing_until_an_episode_starts(rig):
+    rig.act([1.0, 0.0, 0.0], episode=7, step=5)
+    rig.guard.estop()
+    assert rig.guard.reset().success
+    assert rig.guard.mode is Mode.STOPPED
+    assert_zero(rig.act([1.0, 0.0, 0.0], episode=7, step=6), Mode.STOPPED, Flags.EPISODE_END)
+    assert rig.act([1.0, 0.0, 0.0], episode=8, step=0).mode is Mode.RUNNING
+
+
+def test_an_episode_begun_again_under_its_old_number_moves(rig):
+    rig.act([1.0, 0.0, 0.0], episode=7, step=5)
+    rig.guard.estop()
+    rig.guard.reset()
+    assert rig.act([1.0, 0.0, 0.0], episode=7, step=0).mode is Mode.RUNNING
+    assert rig.act([1.0, 0.0, 0.0], episode=7, step=1).mode is Mode.RUNNING
+
+
+def test_reset_with_nothing_latched_changes_nothing(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert rig.guard.reset() == (True, "nothing is latched")
+    assert rig.guard.mode is Mode.RUNNING
+
+
+# -- watchdogs and ends ----------------------------------------------------------------------------------------------
+
+
+def test_a_silent_policy_leads_to_zeros_once_and_a_new_action_goes_on(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert rig.wait(0.15).at(0.0, 0.0, 0.0).guard.watch() is None
+    assert_zero(rig.wait(0.02).guard.watch(), Mode.STOPPED, Flags.STALE_ACTION)
+    assert rig.guard.watch() is None, "an arm told to stop is not told again"
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+
+
+def test_zeros_are_repeated_when_asked_for():
+    rig = Rig(zero_repeat=0.1).at(0.0, 0.0, 0.0)
+    assert_zero(rig.guard.watch(), Mode.STOPPED, Flags.NONE)
+    assert rig.wait(0.05).guard.watch() is None
+    assert_zero(rig.wait(0.06).guard.watch(), Mode.STOPPED, Flags.NONE)
+
+
+def test_a_stale_joint_state_stops_by_action_and_by_watchdog(rig):
+    rig.act([1.0, 0.0, 0.0])
+    rig.wait(0.1).act([1.0, 0.0, 0.0])
+    assert_zero(rig.wait(0.1).guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+    assert_zero(rig.act([1.0, 0.0, 0.0]), Mode.STOPPED, Flags.STALE_STATE)
+    assert rig.at(0.0, 0.0, 0.0).act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+
+
+def test_a_policy_that_falls_silent_while_the_state_is_stale_is_noticed_too(rig):
+    rig.act([1.0, 0.0, 0.0])
+    rig.wait(0.1).act([1.0, 0.0, 0.0])
+    assert_zero(rig.wait(0.1).guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+    assert_zero(rig.wait(0.1).guard.watch(), Mode.STOPPED, Flags.STALE_ACTION)
+    assert rig.guard.watch() is None
+
+
+def test_nothing_moves_before_the_first_joint_state():
+    assert_zero(Rig().act([1.0, 0.0, 0.0]), Mode.STOPPED, Flags.STALE_STATE)
+
+
+def test_the_end_of_an_episode_is_zeros_and_arms_no_watchdog(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.act([0.0, 0.0, 0.0], active=False), Mode.STOPPED, Flags.EPISODE_END)
+    assert rig.wait(10.0).guard.watch() is None
+    assert rig.guard.interventions == 0, "the end of an episode is no intervention"
+
+
+def test_the_last_command_is_zeros_and_keeps_a_latch(rig):
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.guard.shutdown(), Mode.STOPPED, Flags.SHUTDOWN)
+    rig.guard.estop()
+    assert_zero(rig.guard.shutdown(), Mode.ESTOP, Flags.SHUTDOWN)
