@@ -164,7 +164,7 @@ SKILLS_PRESETS: dict[str, SkillsConfig] = {
 }
 META_PRESETS: dict[str, MetaConfig] = {
     "official": MetaConfig(),
-    "fast": MetaConfig(epochs=60, context_large=256, reuse=384.0),
+    "fast": MetaConfig(epochs=75, context_large=256, batch_size=128, reuse=192.0),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
     ),

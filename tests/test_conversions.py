@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,3 +171,9 @@ def test_discovery_stays_on_this_machine_unless_asked() -> None:
     assert runtime_env.missing_defaults({"HOME": "/h", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}) == {}
     assert runtime_env.missing_defaults({"HOME": "/h", "ROS_DISTRO": "humble"})["ROS_LOCALHOST_ONLY"] == "1"
     assert runtime_env.missing_defaults({})["HOME"]
+
+
+def test_documentation_lists_every_topic_and_service() -> None:
+    listed = (Path(__file__).parents[1] / "docs" / "interfaces.md").read_text()
+    for entry in (*interfaces.TOPICS, *interfaces.SERVICES):
+        assert f"| `{entry.name}` |" in listed

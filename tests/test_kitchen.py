@@ -191,7 +191,7 @@ def test_passes_gymnasiums_checker() -> None:
 
 def test_gymnasium_makes_it_by_name() -> None:
     sim.register_envs()
-    sim.register_envs()  # twice is fine: an entry point and a user may both call it
+    sim.register_envs()  # twice is fine: an import and a user may both call it
     with gymnasium.make(sim.KITCHEN_ID, task="Kettle, microwave", noise=False) as made:
         observation, info = made.reset(seed=0)
         assert info == {"task": "kettle > microwave", "subtasks_done": ()}

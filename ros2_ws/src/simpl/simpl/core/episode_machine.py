@@ -1,0 +1,395 @@
+"""The episode machine: what the bridge does next, decided from events alone. No ROS, no clock, no disk.
+
+    conditioning (e ~ N(0, I)) -> encode (e*) -> evaluation -> finetune (models swapped in between episodes) -> final
+
+Every method takes an event and returns the commands to carry out; the answers to those come back as events. Between
+two episodes: stage a model if another is wanted, reset the scene, begin; then ticks; then end. Whatever fails is
+tried again; an episode that breaks half way (the policy was restarted, say) is ended and repeated under a new number.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.tasks import parse_kitchen_task
+from simpl.core.commands import (
+    BeginEpisode,
+    Command,
+    Encode,
+    EndEpisode,
+    EpisodeDone,
+    Finish,
+    Request,
+    ResetScene,
+    StageModel,
+    Store,
+)
+from simpl.core.plan import RunPlan
+from simpl.core.policy_types import PolicyTick
+from simpl.core.recorder import EpisodeRecorder, GuardRecord
+from simpl.graph import PHASES
+
+RETRY = 0.5
+"""Pause before something that failed is tried again [s]."""
+PATIENCE = 60.0
+"""Longest time of failing at the same thing before the run is given up [s]."""
+ANSWER_WAIT = 10.0
+"""Longest wait for an answer of a node that is there [s]."""
+STOP_WAIT = 1.0
+"""The same for the end of an episode: after it the guard's own watchdog has stopped the arm anyway [s]."""
+SILENCE = {True: 10.0, False: 2.0}
+"""Longest time without a tick within an episode, in lockstep and on the wall clock [s]."""
+MOST_ABORTS = 5
+"""Broken episodes in a row after which the run is given up."""
+
+log = logging.getLogger(__name__)
+
+
+class State(enum.Enum):
+    """What the machine waits for."""
+
+    IDLE = "between episodes"
+    ENCODING = "encoding the task"
+    STAGING = "loading a model"
+    RESETTING = "resetting the scene"
+    BEGINNING = "starting"
+    RUNNING = "acting"
+    ENDING = "stopping"
+    MODEL = "waiting for the learner"
+    FINISHED = "finished"
+
+
+class EpisodeMachine:
+    """See the module. Times are seconds of any steady clock; seq counts the Store commands of this machine from 1.
+
+    Attributes:
+        results: finished episodes, oldest first.
+        e_star: (E,) mean of the task encoder after conditioning.
+        warnings: what went wrong and was got over, for the report.
+    """
+
+    def __init__(
+        self, plan: RunPlan, base_version: str, e_dim: int, done: Sequence[EpisodeDone] = (), last_number: int = 0
+    ) -> None:
+        """`done` are episodes of earlier starts of the bridge, which used numbers up to `last_number`."""
+        self.plan = plan
+        self.results = list(done)
+        self.e_star: NDArray[np.float32] | None = None
+        self.warnings: list[str] = []
+        self.seq = 0
+        self.state = State.IDLE
+        self._task, self._e_dim, self._base = parse_kitchen_task(plan.task), e_dim, base_version
+        self._number = last_number
+        self._recorder: EpisodeRecorder | None = None
+        self._latest, self._covered, self._considered = base_version, 0, 0
+        self._acting = base_version  # what the policy is believed to use in the next episode
+        self._learned_seq = 0  # last seq of the last episode that the learner trains on
+        self._request: Request | None = None
+        self._deadline = float("inf")
+        self._failing_since: float | None = None
+        self._retry_at: float | None = None
+        self._last_tick = self._episode_start = 0.0
+        self._wait_until: float | None = None
+        self._learner_silent = False
+        self._aborts = self._mismatches = 0
+        self._may_be_running = False  # the policy, after a BeginEpisode that failed or was not answered
+        self._stop: Finish | None = None
+
+    # -- what a screen shows -------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> str:
+        """Phase of the current or next episode; the last one when all is done."""
+        for phase in PHASES:
+            if self._count(phase) < self.plan.episodes(phase):
+                return phase
+        return PHASES[-1]
+
+    @property
+    def index(self) -> int:
+        """Number of the current or next episode within its phase, from 0."""
+        return self._count(self.phase)
+
+    @property
+    def recorder(self) -> EpisodeRecorder | None:
+        """Of the episode under way."""
+        return self._recorder
+
+    @property
+    def version(self) -> str:
+        """Model version of the episode under way, or wanted for the next."""
+        return self._recorder.model_version or self._acting if self._recorder else self._wanted()
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Command]:
+        """Begin, once everything needed is there."""
+        return self._between(now)
+
+    def on_action(self, action: PolicyTick, now: float) -> list[Command]:
+        """A tick of the policy."""
+        recorder = self._recorder
+        if recorder is None or action.episode != recorder.episode:
+            return []
+        self._last_tick = now
+        recorder.on_action(action, now)
+        return self._advance(recorder, now)
+
+    def on_guard(self, guard: GuardRecord, now: float) -> list[Command]:
+        """A record of the guard."""
+        recorder = self._recorder
+        if recorder is None:
+            return []
+        recorder.on_guard(guard)
+        return self._advance(recorder, now)
+
+    def on_answer(self, request: Request, success: bool, message: str, now: float, version: str = "") -> list[Command]:
+        """The answer to a request; answers to older requests are ignored. See `on_silence` for none."""
+        if request is not self._request:
+            return []
+        self._request, self._deadline = None, float("inf")
+        if isinstance(request, EndEpisode):
+            if not success:
+                log.warning("episode %d: the policy did not confirm its end: %s", request.episode, message)
+            return self._ended(now)
+        if not success and isinstance(request, StageModel):
+            return self._refused(request, message, now)
+        if not success:
+            return self._failed(request, message, now)
+        if isinstance(request, StageModel):
+            self._acting = request.version
+            return self._reset(now)
+        if isinstance(request, ResetScene):
+            return self._begin(now)
+        if isinstance(request, BeginEpisode):
+            return self._begun(version, now)
+        return []
+
+    def on_silence(self, request: Request, reason: str, now: float) -> list[Command]:
+        """Nobody answered `request`; it is made again."""
+        if request is not self._request:
+            return []
+        if isinstance(request, EndEpisode):
+            return self.on_answer(request, False, reason, now)
+        self._request, self._deadline = None, float("inf")
+        return self._failed(request, reason, now)
+
+    def on_encoded(self, request: Encode, mean: NDArray[np.float32], now: float) -> list[Command]:
+        """The task encoder's answer e* (E,)."""
+        if request is not self._request:
+            return []
+        if mean.shape != (self._e_dim,) or not np.isfinite(mean).all():
+            return self.on_answer(request, False, f"the task encoder gave {mean}", now)
+        self._request, self._deadline, self._failing_since = None, float("inf"), None
+        self.e_star = mean.astype(np.float32)
+        return self._between(now)
+
+    def on_model(self, version: str, covers: int, now: float) -> list[Command]:
+        """A verified model is at hand, trained on transitions of this machine up to seq `covers`."""
+        self._latest, self._covered = version, max(self._covered, covers)
+        return self.on_learner(covers, now)
+
+    def on_rollback(self, version: str) -> None:
+        """Use `version` from the next episode on, until the learner sends a newer model."""
+        self._latest = version
+
+    def on_learner(self, considered: int, now: float) -> list[Command]:
+        """The learner lives and has dealt with all transitions up to `considered`, with a new model or without."""
+        self._learner_silent = False
+        self._considered = max(self._considered, considered)
+        return self._between(now) if self.state is State.MODEL and self._up_to_date() else []
+
+    def on_time(self, now: float) -> list[Command]:
+        """Time passes; to be called every few ms to tens of ms."""
+        if self.state is State.FINISHED:
+            return []
+        if self._request is not None and now > self._deadline:
+            return self.on_silence(self._request, "no answer", now)
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            return self._between(now)
+        if self.state is State.MODEL and self._wait_until is not None and now >= self._wait_until:
+            self._learner_silent = True
+            self._warn(f"no new model within {self.plan.model_wait:g} s; going on with {self._wanted()[:12]}")
+            return self._between(now)
+        recorder = self._recorder
+        if recorder is None:
+            return []
+        if self.state is State.RUNNING and now - self._last_tick > SILENCE[self.plan.lockstep]:
+            recorder.broken = recorder.broken or f"no tick for {now - self._last_tick:.1f} s"
+        return self._advance(recorder, now)
+
+    def request_stop(self, reason: str, now: float, *, failed: bool = False) -> list[Command]:
+        """End the run as soon as the arm stands still; the episode under way is given up."""
+        if self._stop is not None or self.state is State.FINISHED:
+            return []
+        self._stop = Finish(reason, failed)
+        self._retry_at = None
+        if self.state is State.ENDING:
+            return []
+        if self.state in (State.RUNNING, State.BEGINNING):
+            return self._end(now)
+        return self._finish()
+
+    # -- between episodes ----------------------------------------------------------------------------------------
+
+    def _between(self, now: float) -> list[Command]:
+        self.state = State.IDLE
+        if self._stop is not None:
+            return self._finish()
+        if self._may_be_running:
+            self._may_be_running = False
+            return self._end(now)
+        phase = self.phase
+        if self._count(phase) >= self.plan.episodes(phase):
+            self._stop = Finish()
+            return self._finish()
+        if phase != "conditioning" and self.e_star is None:
+            return self._ask(Encode(), State.ENCODING, ANSWER_WAIT, now)
+        if self._must_wait(phase, now):
+            self.state = State.MODEL
+            return []
+        self._wait_until = None
+        wanted = self._wanted()
+        if wanted != self._acting:
+            return self._ask(StageModel(wanted), State.STAGING, ANSWER_WAIT, now)
+        return self._reset(now)
+
+    def _must_wait(self, phase: str, now: float) -> bool:
+        waits = phase == "final" or (phase == "finetune" and self.plan.lockstep)
+        if not waits or not self.plan.finetune or self._up_to_date() or self._learner_silent:
+            return False
+        if self._wait_until is None:
+            self._wait_until = now + self.plan.model_wait
+        return now < self._wait_until
+
+    def _up_to_date(self) -> bool:
+        return max(self._covered, self._considered) >= self._learned_seq
+
+    def _wanted(self) -> str:
+        adapted = self.phase in ("finetune", "final") and self.plan.finetune > 0
+        return self._latest if adapted else self._base
+
+    def _reset(self, now: float) -> list[Command]:
+        self._number += 1
+        self._episode_start = now
+        seed = self.plan.scene_seed(self.phase, self.index)
+        return self._ask(ResetScene(self._number, seed), State.RESETTING, ANSWER_WAIT, now)
+
+    def _begin(self, now: float) -> list[Command]:
+        e = self.e_star if self.phase != "conditioning" else self.plan.embedding(self.index, self._e_dim)
+        if e is None:
+            return self._between(now)
+        # The recorder is ready before the policy is asked: its first tick may overtake its answer.
+        self._recorder = EpisodeRecorder(self._number, self.phase, self._task, self.plan.max_steps)
+        self._last_tick = now
+        seed = self.plan.skill_seed(self.phase, self.index)
+        return self._ask(BeginEpisode(self._number, e, seed), State.BEGINNING, ANSWER_WAIT, now)
+
+    def _begun(self, version: str, now: float) -> list[Command]:
+        if version != self._acting and self._mismatches < 2:
+            # A policy that was restarted has only the model it was started with.
+            self._mismatches += 1
+            self._acting = version
+            self._recorder = None
+            return self._end(now)
+        if version != self._acting:
+            self._warn(f"the policy acts with {version[:12]} though {self._acting[:12]} was staged")
+            self._acting = version
+        self._mismatches = 0
+        self._failing_since = None  # not sooner: a reset that works helps little while the policy does not
+        self.state, self._last_tick = State.RUNNING, now
+        return self._advance(self._recorder, now) if self._recorder else []
+
+    # -- within and after an episode -----------------------------------------------------------------------------
+
+    def _advance(self, recorder: EpisodeRecorder, now: float) -> list[Command]:
+        commands: list[Command] = [Store(transition) for transition in recorder.take(now)]
+        self.seq += len(commands)
+        if self.state is State.RUNNING and (recorder.over or recorder.broken):
+            commands += self._end(now)
+        elif self.state is State.ENDING and self._request is None:
+            commands += self._ended(now)
+        return commands
+
+    def _end(self, now: float) -> list[Command]:
+        return self._ask(EndEpisode(self._number), State.ENDING, STOP_WAIT, now)
+
+    def _ended(self, now: float) -> list[Command]:
+        recorder = self._recorder
+        if recorder is not None and recorder.over and not recorder.complete and not recorder.broken:
+            return []  # the guard's last record is on its way; time is limited by the recorder
+        self._recorder = None
+        if recorder is not None and recorder.complete:
+            return [self._record_result(recorder, now), *self._between(now)]
+        if recorder is not None and self._stop is None:
+            self._aborts += 1
+            self._warn(f"episode {self._number} is repeated: {recorder.broken or 'it did not start'}")
+            if self._aborts >= MOST_ABORTS:
+                self._stop = Finish(f"{self._aborts} episodes in a row broke: {recorder.broken}", failed=True)
+        if self._stop is not None:
+            return self._finish()
+        return self._between(now)
+
+    def _record_result(self, recorder: EpisodeRecorder, now: float) -> EpisodeDone:
+        self._aborts = 0
+        phase, tracker = self.phase, recorder.tracker
+        if phase in ("evaluation", "finetune"):
+            self._learned_seq = self.seq
+        result = EpisodeDone(
+            recorder.episode,
+            phase,
+            float(tracker.completed),
+            recorder.steps,
+            recorder.model_version,
+            tracker.done,
+            recorder.interventions,
+            now - self._episode_start,
+            tracker.names_done,
+        )
+        self.results.append(result)
+        return result
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _ask(self, request: Request, state: State, wait: float, now: float) -> list[Command]:
+        self._request, self.state, self._deadline = request, state, now + wait
+        return [request]
+
+    def _failed(self, request: Request, message: str, now: float) -> list[Command]:
+        what = type(request).__name__
+        if self._failing_since is None:
+            self._failing_since = now
+            log.warning("%s failed, trying again: %s", what, message)
+        if now - self._failing_since > PATIENCE:
+            self._stop = Finish(f"{what} failed for {PATIENCE:g} s: {message}", failed=True)
+            return self._finish()
+        self._retry_at = now + RETRY
+        if isinstance(request, BeginEpisode):
+            self._recorder = None
+            self._may_be_running = True
+        self.state = State.IDLE
+        return []
+
+    def _refused(self, request: StageModel, message: str, now: float) -> list[Command]:
+        self._warn(f"the policy refused model {request.version[:12]}: {message}; going on with {self._acting[:12]}")
+        if request.version == self._base:
+            self._base = self._acting
+        self._latest = self._acting
+        return self._between(now)
+
+    def _finish(self) -> list[Command]:
+        self.state, self._request, self._recorder = State.FINISHED, None, None
+        return [self._stop or Finish()]
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        self.warnings.append(text)
+
+    def _count(self, phase: str) -> int:
+        return sum(result.phase == phase for result in self.results)

@@ -1,0 +1,131 @@
+"""From ticks of the policy and records of the guard to transitions of one episode."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.tasks import KitchenTask, SubtaskTracker
+from simpl.core.policy_types import PolicyTick
+from simpl.core.transition import Float64, Transition
+
+GUARD_WAIT = 0.5
+"""[s] after which a transition goes without the guard's record of it."""
+GUARD_MEMORY = 64
+"""Guard records kept while their actions have not come."""
+REWARD_SOURCE = "object_states"
+
+_UNKNOWN: Float64 = np.zeros(0)
+
+
+class GuardRecord(NamedTuple):
+    """What of a GuardState belongs to one action: the executed velocity (A,) and why it differs from the wanted."""
+
+    tick: int
+    flags: int
+    velocity: Float64
+
+
+class _Open(NamedTuple):
+    transition: Transition
+    tick: int
+    since: float
+
+
+class EpisodeRecorder:
+    """Builds the transitions of one episode, in order, each once both its ends are known.
+
+    Transition k is (observation k, action k, observation k+1), so it exists when tick k+1 has come; the reward is
+    the subtasks that observation k+1 newly pays. `over` is decided by that observation as well. Actions that come
+    after the end, twice, or for another episode are ignored. Transitions carry no identity yet.
+
+    Attributes:
+        broken: why the episode cannot be used, empty while it can: an action was lost, or the policy changed.
+        steps: transitions built.
+        interventions: those whose command the guard changed.
+    """
+
+    def __init__(self, episode: int, phase: str, task: KitchenTask, max_steps: int) -> None:
+        """`episode` is the number given to the policy."""
+        self.episode = episode
+        self.tracker = SubtaskTracker(task)
+        self._phase, self._task, self._max_steps = phase, str(task), max_steps
+        self._last: PolicyTick | None = None
+        self._open: deque[_Open] = deque()
+        self._guard: dict[int, GuardRecord] = {}
+        self._newest_guard = 0
+        self.over = False
+        self.broken = ""
+        self.steps = 0
+        self.interventions = 0
+        self.model_version = ""
+
+    @property
+    def complete(self) -> bool:
+        """The episode is over and all its transitions were taken."""
+        return self.over and not self._open
+
+    def on_action(self, action: PolicyTick, now: float) -> None:
+        """Take a tick of the policy, at time `now` [s]."""
+        if action.episode != self.episode or self.over or self.broken:
+            return
+        last = self._last
+        expected = 0 if last is None else last.step + 1
+        if action.step < expected:
+            return
+        self.broken = self._fault(action, expected)
+        if self.broken:
+            return
+        if last is not None:
+            self._close_step(last, action, now)
+        self._last = action
+
+    def on_guard(self, guard: GuardRecord) -> None:
+        """Take a record of the guard; it may come before the action it belongs to."""
+        if guard.tick == 0:
+            return
+        self._newest_guard = max(self._newest_guard, guard.tick)
+        self._guard[guard.tick] = guard
+        if len(self._guard) > GUARD_MEMORY:
+            del self._guard[next(iter(self._guard))]
+
+    def take(self, now: float) -> list[Transition]:
+        """Transitions that are finished, in order, each once."""
+        taken = []
+        while self._open:
+            transition, tick, since = self._open[0]
+            guard = self._guard.pop(tick, None)
+            if guard is not None:
+                transition.velocity_executed = guard.velocity
+                transition.guard_flags = guard.flags
+                self.interventions += guard.flags != 0
+            elif self._newest_guard <= tick and now - since < GUARD_WAIT:
+                break  # a later record says that this one is not to come, for they come in order
+            self._open.popleft()
+            taken.append(transition)
+        return taken
+
+    def _fault(self, action: PolicyTick, expected: int) -> str:
+        if action.step > expected:
+            return f"the policy's actions {expected} to {action.step - 1} did not arrive"
+        if self._last is not None and action.tick <= self._last.tick:
+            return "the policy was restarted"
+        if not action.active and action.step < self._max_steps:
+            return f"the policy stopped at step {action.step} of {self._max_steps}"
+        return "" if np.isfinite(action.observation).all() else f"observation {action.step} is not finite"
+
+    def _close_step(self, last: PolicyTick, action: PolicyTick, now: float) -> None:
+        reward = self.tracker.update(action.observation)
+        terminated = self.tracker.done
+        truncated = not terminated and action.step >= self._max_steps
+        self.over = terminated or truncated
+        self.steps += 1
+        self.model_version = last.model_version
+        draft = Transition(
+            "", 0, 0, last.stamp, self.episode, last.step, self._phase, self._task, last.model_version,
+            last.skill_start, last.z, last.e, last.observation, action.observation, last.action, last.velocity,
+            _UNKNOWN, 0, reward, REWARD_SOURCE, terminated, truncated,
+        )  # fmt: skip
+        self._open.append(_Open(draft, last.tick, now))

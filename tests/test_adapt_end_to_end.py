@@ -1,0 +1,186 @@
+"""`simpl adapt` as a user runs it: five real processes, a real bundle, a real arm simulation, short episodes.
+
+The bundle has random weights, so no subtask is expected to be done; that a trained one learns is RESULTS.md's matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+TASK = "kettle > microwave > slide cabinet"
+STEPS = 180
+"""Control steps an episode: 18 skills, so that four episodes make one batch of preset `small`."""
+SHORT = ["--conditioning", "2", "--evaluation", "1", "--episodes", "2", "--max-steps", str(STEPS), "--preset", "small"]
+PATIENCE = 300.0
+"""Longest wait for anything [s]: test machines are busy."""
+
+
+class Run:
+    """A running `simpl adapt`, with what it prints."""
+
+    def __init__(self, out: Path, *arguments: str) -> None:
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(50 + os.getpid() % 50), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "simpl_core.cli", "adapt", "--out", str(out), *arguments]
+        self.out = out
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while words not in self.text:
+            assert self.process.poll() is None and time.monotonic() < deadline, f"no {words!r} in:\n{self.text}"
+            time.sleep(0.05)
+
+    def nodes(self) -> dict[str, int]:
+        """Process ids of the living nodes of this run, by executable."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = entry.read_bytes().decode().split("\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            executables = [word for word in words[:2] if "/lib/simpl/" in word]
+            if executables and any(str(self.out) in word for word in words):
+                found[Path(executables[0]).name] = int(entry.parent.name)
+        return found
+
+    def finish(self) -> int:
+        status = self.process.wait(timeout=PATIENCE)
+        self._reader.join(timeout=10)
+        return status
+
+    def report(self) -> dict:
+        return json.loads((self.out / "report.json").read_text())
+
+
+@pytest.fixture
+def adapt(tmp_path: Path, random_bundle: Path) -> Iterator[Callable[..., Run]]:
+    runs = []
+
+    def start(*arguments: str, bundle: Path = random_bundle) -> Run:
+        runs.append(Run(tmp_path / "run", "--task", TASK, "--bundle", str(bundle), *SHORT, *arguments))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+        deadline = time.monotonic() + 30
+        while run.nodes():
+            assert time.monotonic() < deadline, f"left behind: {run.nodes()}"
+            time.sleep(0.1)
+
+
+def recorded_steps(report: dict) -> int:
+    return sum(episode["steps"] for episode in report["episodes"])
+
+
+def test_the_whole_loop(adapt) -> None:
+    run = adapt()
+    run.wait_for("conditioning 1/2")
+    assert set(run.nodes()) == {"policy", "guard", "bridge", "learner", "arm_sim"}
+    assert run.finish() == 0, run.text
+    assert run.nodes() == {}
+
+    report = run.report()
+    assert report["task"] == TASK
+    assert (report["conditioning_episodes"], report["finetune_episodes"]) == (2, 2)
+    lists = ("subtasks_conditioning", "subtasks_after_conditioning", "subtasks_finetune", "subtasks_final")
+    assert [len(report[name]) for name in lists] == [2, 1, 2, 1]
+    assert report["transitions_sent"] == report["transitions_stored"] == recorded_steps(report) == 6 * STEPS
+    assert report["control"]["ticks"] >= 6 * STEPS
+    assert report["control"]["missed"] == 0
+    assert 0.0 < report["control"]["latency_ms_p50"] <= report["control"]["latency_ms_p99"]
+    assert report["model_updates"] >= 1
+    acted = [episode["model_version"] for episode in report["episodes"]]
+    assert set(acted[:4]) == {report["bundle_version"]}, "the model changes only after fine-tuning has begun"
+    assert acted[-1] != report["bundle_version"], "the last episode is acted by what was learned"
+
+    assert matplotlib.image.imread(run.out / "learning_curve.png").shape[1] > 500
+    assert (run.out / "best_episode.mp4").stat().st_size > 10_000 or "no video" in run.text
+    assert len(list((run.out / "plant").glob("episode_*.npz"))) == 6
+    for words in ("fine-tuning", "none lost", "report.json", f"final 1/1: 0 of 3 subtasks, {STEPS} steps"):
+        assert words in run.text, run.text
+
+
+def test_nothing_is_lost_when_the_learner_is_killed_half_way(adapt) -> None:
+    run = adapt("--no-video")
+    run.wait_for("finetune 1/2")
+    os.kill(run.nodes()["learner"], signal.SIGKILL)
+    run.wait_for("learner died (SIGKILL)")
+    assert run.finish() == 0, run.text
+    report = run.report()
+    assert report["transitions_sent"] == report["transitions_stored"] == recorded_steps(report) == 6 * STEPS
+    assert len(report["subtasks_finetune"]) == 2
+    assert "started again" in (run.out / "logs" / "learner.log").read_text()
+
+
+def test_ctrl_c_stops_the_arm_and_all_processes_and_the_run_can_be_continued(adapt) -> None:
+    run = adapt("--no-video")
+    run.wait_for("conditioning 2/2")
+    run.process.send_signal(signal.SIGINT)
+    assert run.finish() == 130, run.text
+    assert run.nodes() == {}
+    assert "the guard's last command was zero velocity" in run.text
+    interrupted = run.report()
+    assert interrupted["interrupted"]
+    done = len(interrupted["episodes"])
+    assert 2 <= done < 6
+
+    run = adapt("--no-video")
+    assert run.finish() == 0, run.text
+    report = run.report()
+    assert not report["interrupted"]
+    assert report["episodes"][:done] == interrupted["episodes"] or len(report["episodes"]) == 6
+    assert report["transitions_sent"] == report["transitions_stored"] >= 6 * STEPS
+
+
+def test_a_dead_guard_ends_the_run_with_its_log(adapt) -> None:
+    run = adapt("--no-video")
+    run.wait_for("conditioning 1/2")
+    os.kill(run.nodes()["guard"], signal.SIGKILL)
+    assert run.finish() == 1, run.text
+    assert "node guard failed (SIGKILL); the end of" in run.text
+    assert run.nodes() == {}
+
+
+def test_a_damaged_bundle_is_refused_before_anything_starts(adapt, bundle_factory, tmp_path) -> None:
+    bundle = bundle_factory(tmp_path / "bundle", 1)
+    network = bundle / "skill_policy.onnx"
+    content = bytearray(network.read_bytes())
+    content[len(content) // 2] ^= 1
+    network.write_bytes(bytes(content))
+    run = adapt(bundle=bundle)
+    assert run.finish() == 2
+    assert "simpl: bundle" in run.text and "skill_policy.onnx" in run.text
+    assert not (run.out / "logs").exists()
+
+
+def test_a_wrong_task_names_what_exists(adapt) -> None:
+    run = adapt("--task", "kettle > toaster")
+    assert run.finish() == 2
+    assert "unknown subtask 'toaster'" in run.text and "microwave" in run.text

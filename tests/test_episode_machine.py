@@ -1,0 +1,520 @@
+"""The episode machine against a small world that answers as the graph does: what it asks for, what it stores."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.tasks import SUBTASKS
+from simpl.core import episode_machine
+from simpl.core.commands import (
+    BeginEpisode,
+    Command,
+    Encode,
+    EndEpisode,
+    EpisodeDone,
+    Finish,
+    ResetScene,
+    StageModel,
+    Store,
+)
+from simpl.core.episode_machine import EpisodeMachine, State
+from simpl.core.plan import RunPlan, open_plan
+from simpl.core.policy_types import PolicyTick
+from simpl.core.recorder import GUARD_WAIT, EpisodeRecorder, GuardRecord
+from simpl.core.transition import Transition
+from simpl_core.errors import ConfigError
+
+E_DIM, STEPS = 6, 20
+E_STAR = np.arange(E_DIM, dtype=np.float32)
+TASK = "microwave > kettle"
+
+
+def plan(**changes: object) -> RunPlan:
+    settings: dict[str, object] = {
+        "conditioning": 2, "evaluation": 1, "finetune": 2, "final": 1, "max_steps": STEPS, "model_wait": 5.0,
+    }  # fmt: skip
+    return RunPlan(TASK, **(settings | changes))  # type: ignore[arg-type]
+
+
+def state(*done: str, mark: float = 0.0) -> np.ndarray:
+    """An observation (30,) in which these subtasks are complete; `mark` goes where no subtask looks."""
+    observation = np.full(30, 9.0, np.float32)
+    observation[0] = mark
+    for name in done:
+        observation[list(SUBTASKS[name].indices)] = SUBTASKS[name].goal
+    return observation
+
+
+@dataclass
+class World:
+    """Policy, guard, plant and learner, one event at a time; faults are switched on by tests."""
+
+    machine: EpisodeMachine
+    now: float = 0.0
+    log: list[Command] = field(default_factory=list)
+    policy_version: str = "base"
+    staged: str | None = None
+    policy_tick: int = 0
+    script: dict[int, tuple[str, ...]] = field(default_factory=dict)  # step -> subtasks complete from then on
+    learner_alive: bool = True
+    trained: int = 0  # models made
+    trained_seq: int = 0
+    queue: deque[Command] = field(default_factory=deque)
+
+    def do(self, commands: list[Command]) -> None:
+        self.log += commands
+        self.queue.extend(commands)
+
+    def run(self, until: type[Command] | None = None, limit: float = 1000.0) -> None:
+        """Carry out commands until one of kind `until` came, or nothing is left to do."""
+        stop = self.now + limit
+        while self.now < stop and self.machine.state is not State.FINISHED:
+            if not self.queue:
+                self.now += 0.02
+                self.do(self.machine.on_time(self.now))
+                self.learn()
+                continue
+            command = self.queue.popleft()
+            if until is not None and isinstance(command, until):
+                return
+            self.carry_out(command)
+
+    def carry_out(self, command: Command) -> None:
+        machine = self.machine
+        if isinstance(command, StageModel):
+            self.staged = command.version
+            self.do(machine.on_answer(command, True, "", self.now))
+        elif isinstance(command, ResetScene | EndEpisode):
+            self.do(machine.on_answer(command, True, "", self.now))
+        elif isinstance(command, BeginEpisode):
+            self.policy_version, self.staged = self.staged or self.policy_version, None
+            self.do(machine.on_answer(command, True, "", self.now, self.policy_version))
+            self.act(command.episode, command.e)
+        elif isinstance(command, Encode):
+            self.do(machine.on_encoded(command, E_STAR, self.now))
+
+    def act(self, episode: int, e: np.ndarray, steps: range = range(STEPS + 1)) -> None:
+        """The policy's ticks of an episode, each followed by the guard's record."""
+        for step in steps:
+            done = tuple(name for first, names in self.script.items() if step >= first for name in names)
+            self.tick(episode, step, e, state(*done, mark=step))
+
+    def tick(self, episode: int, step: int, e: np.ndarray, observation: np.ndarray) -> None:
+        self.now += 0.004
+        self.policy_tick += 1
+        active = step < STEPS
+        action = np.full(9, step, np.float32)
+        self.do(self.machine.on_action(self.make_tick(episode, step, e, observation, action, active), self.now))
+        self.do(self.machine.on_guard(GuardRecord(self.policy_tick, 0, action.astype(float) / 2), self.now))
+
+    def make_tick(
+        self, episode: int, step: int, e: np.ndarray, observation: np.ndarray, action: np.ndarray, active: bool
+    ) -> PolicyTick:
+        return PolicyTick(
+            stamp=80_000_000 * step, tick=self.policy_tick, episode=episode, step=step, observation=observation,
+            z=np.full(10, step // 10, np.float32), e=e, skill_start=step % 10 == 0, action=action,
+            velocity=2 * action.astype(float), model_version=self.policy_version, latency=0.001, active=active,
+        )  # fmt: skip
+
+    def learn(self) -> None:
+        waiting = self.machine.state is State.MODEL
+        if waiting and self.learner_alive and self.machine.seq > self.trained_seq:
+            self.trained += 1
+            self.trained_seq = self.machine.seq
+            self.do(self.machine.on_model(f"model-{self.trained}", self.trained_seq, self.now))
+
+    # -- what came of it
+
+    def of(self, kind: type) -> list:
+        return [command for command in self.log if isinstance(command, kind)]
+
+    def transitions(self, phase: str | None = None) -> list[Transition]:
+        return [c.transition for c in self.of(Store) if phase is None or c.transition.phase == phase]
+
+
+def begun(settings: RunPlan | None = None, **faults: object) -> World:
+    machine = EpisodeMachine(settings or plan(), "base", E_DIM)
+    world = World(machine, **faults)  # type: ignore[arg-type]
+    world.do(machine.start(0.0))
+    return world
+
+
+# --- a run without faults -----------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_through_its_phases_with_the_right_models() -> None:
+    world = begun()
+    world.run()
+    done: list[EpisodeDone] = world.of(EpisodeDone)
+    assert [(one.phase, one.model_version) for one in done] == [
+        ("conditioning", "base"),
+        ("conditioning", "base"),
+        ("evaluation", "base"),
+        ("finetune", "model-1"),  # learned from the evaluation, too
+        ("finetune", "model-2"),
+        ("final", "model-3"),
+    ]
+    assert world.of(Finish) == [Finish()]
+    assert len(world.of(Encode)) == 1
+    assert [type(c).__name__ for c in world.log if not isinstance(c, Store)][:5] == [
+        "ResetScene",
+        "BeginEpisode",
+        "EndEpisode",
+        "EpisodeDone",
+        "ResetScene",
+    ]
+    assert not world.machine.warnings
+
+
+def test_embeddings_are_fresh_during_conditioning_and_fixed_after_it() -> None:
+    world = begun()
+    world.run()
+    embeddings = [command.e for command in world.of(BeginEpisode)]
+    assert not np.array_equal(embeddings[0], embeddings[1])
+    assert all(np.array_equal(e, E_STAR) for e in embeddings[2:])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
+    def choices(seed: int) -> list[tuple[object, ...]]:
+        world = begun(plan(seed=seed))
+        world.run()
+        begins = [(c.episode, c.seed, *c.e.tolist()) for c in world.of(BeginEpisode)]
+        return begins + [tuple(c) for c in world.of(ResetScene)]
+
+    assert choices(3) == choices(3)
+    first, second = choices(3), choices(4)
+    assert not {c[1] for c in first} & {c[1] for c in second}
+    seeds = [c[1] for c in first]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_transitions_are_observation_action_next_observation() -> None:
+    world = begun()
+    world.run(until=EpisodeDone)
+    transitions = world.transitions()
+    assert len(transitions) == STEPS
+    for k, one in enumerate(transitions):
+        assert one.step == k
+        assert one.observation[0] == k and one.next_observation[0] == k + 1
+        assert np.all(one.action == k) and np.all(one.velocity_wanted == 2 * k)
+        assert np.all(one.velocity_executed == k / 2)
+        assert one.skill_start == (k % 10 == 0)
+        assert (one.terminated, one.truncated) == (False, k == STEPS - 1)
+        assert one.task == "microwave > kettle" and one.reward_source == "object_states"
+
+
+def test_rewards_pay_in_order_and_the_task_ends_the_episode() -> None:
+    # The kettle is done first and pays only when the microwave is, together with it.
+    world = begun(script={3: ("kettle",), 7: ("microwave",)})
+    world.run(until=EpisodeDone)
+    transitions = world.transitions()
+    assert [one.reward for one in transitions] == [0.0] * 6 + [2.0]
+    assert transitions[-1].terminated and not transitions[-1].truncated
+    (done,) = world.of(EpisodeDone)
+    assert done.success and done.score == 2 and done.steps == 7
+    assert done.subtasks_done == ("microwave", "kettle")
+
+
+def test_seq_counts_what_was_stored() -> None:
+    world = begun()
+    world.run()
+    assert world.machine.seq == len(world.transitions()) == 6 * STEPS
+
+
+# --- the guard's records ------------------------------------------------------------------------------------------
+
+
+def recorder_with(*guards: GuardRecord, steps: int = 3) -> EpisodeRecorder:
+    world = begun()
+    recorder = EpisodeRecorder(1, "conditioning", world.machine._task, STEPS)
+    for guard in guards:
+        recorder.on_guard(guard)
+    for step in range(steps):
+        action = np.full(9, step, np.float32)
+        world.policy_tick = 100 + step
+        recorder.on_action(world.make_tick(1, step, E_STAR, state(), action, True), 0.0)
+    return recorder
+
+
+def test_guard_records_are_matched_by_tick_not_by_order_of_arrival() -> None:
+    recorder = recorder_with(GuardRecord(101, 4, np.full(9, 1.5)), GuardRecord(100, 0, np.full(9, 0.5)))
+    first, second = recorder.take(0.0)
+    assert first.velocity_executed[0] == 0.5 and first.guard_flags == 0
+    assert second.velocity_executed[0] == 1.5 and second.guard_flags == 4
+    assert recorder.interventions == 1
+
+
+def test_a_transition_waits_for_the_guard_but_not_for_ever() -> None:
+    recorder = recorder_with()
+    assert recorder.take(0.0) == []
+    late = recorder.take(GUARD_WAIT)
+    assert [len(one.velocity_executed) for one in late] == [0, 0]
+
+
+def test_a_skipped_guard_record_is_not_waited_for_when_a_later_one_came() -> None:
+    recorder = recorder_with(GuardRecord(101, 0, np.zeros(9)))
+    first, second = recorder.take(0.0)
+    assert len(first.velocity_executed) == 0 and len(second.velocity_executed) == 9
+
+
+def test_commands_without_an_action_are_not_taken_for_one() -> None:
+    recorder = recorder_with(GuardRecord(0, 16, np.zeros(9)))
+    assert recorder.take(0.0) == []
+
+
+def test_actions_that_come_late_twice_or_for_another_episode_change_nothing() -> None:
+    world = begun()
+    world.run(until=EpisodeDone)
+    before = len(world.transitions())
+    for episode, step in ((1, STEPS), (1, 3), (7, 0)):
+        world.do(world.machine.on_action(world.make_tick(episode, step, E_STAR, state(), np.zeros(9), True), world.now))
+    assert len(world.transitions()) == before
+
+
+# --- faults -------------------------------------------------------------------------------------------------------
+
+
+def test_a_restarted_policy_costs_one_episode_which_is_repeated() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(8))  # then it dies; the plant waits
+    world.run()
+    repeated = world.of(BeginEpisode)[1]
+    assert repeated.episode == begin.episode + 1
+    assert repeated.seed == begin.seed and np.array_equal(repeated.e, begin.e)
+    assert len(world.of(EpisodeDone)) == 6
+    abandoned = [one for one in world.transitions() if one.episode == begin.episode]
+    assert abandoned and not any(one.terminated or one.truncated for one in abandoned)
+    assert "is repeated: no tick for" in world.machine.warnings[0]
+
+
+def test_a_restarted_policy_gets_its_model_again() -> None:
+    world = begun()
+    while not world.of(EpisodeDone) or world.of(EpisodeDone)[-1].phase != "finetune":
+        world.run(until=EpisodeDone)
+    world.policy_version = "base"  # restarted between two episodes, after model-1 acted
+    world.staged = None
+    world.learner_alive = False  # so no new model is staged anyway
+    world.run()
+    assert [one.model_version for one in world.of(EpisodeDone)][3:] == ["model-1"] * 3
+    assert [command.version for command in world.of(StageModel)].count("model-1") == 2
+
+
+def test_a_lost_action_breaks_the_episode_rather_than_its_transitions() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(5))
+    world.act(begin.episode, begin.e, range(7, 9))
+    world.run()
+    steps = [one.step for one in world.transitions() if one.episode == begin.episode]
+    assert steps == [0, 1, 2, 3]
+    assert "actions 5 to 6 did not arrive" in world.machine.warnings[0]
+    assert len(world.of(EpisodeDone)) == 6
+
+
+def test_an_observation_with_nan_breaks_the_episode() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(5))
+    broken = state()
+    broken[4] = np.nan
+    world.tick(begin.episode, 5, begin.e, broken)
+    world.run()
+    assert all(np.isfinite(one.next_observation).all() for one in world.transitions())
+    assert "not finite" in world.machine.warnings[0]
+
+
+def test_the_first_tick_may_overtake_the_answer() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.act(begin.episode, begin.e)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.run(until=EpisodeDone)
+    assert len(world.transitions()) == STEPS
+
+
+@pytest.mark.parametrize("kind", [ResetScene, BeginEpisode, Encode])
+def test_what_fails_is_tried_again_with_pauses(kind: type) -> None:
+    world = begun()
+    failures = 0
+    while failures < 4:
+        world.run(until=kind)
+        failures += 1
+        request = world.of(kind)[-1]
+        world.do(world.machine.on_silence(request, "nobody there", world.now))
+    assert world.now >= 3 * episode_machine.RETRY
+    world.run()
+    assert len(world.of(EpisodeDone)) == 6
+
+
+@pytest.mark.parametrize("kind", [ResetScene, BeginEpisode])
+def test_a_service_that_never_comes_ends_the_run_with_a_reason(kind: type) -> None:
+    world = begun()
+    while world.machine.state is not State.FINISHED and world.now < 500:
+        world.run(until=kind)
+        if world.machine.state is not State.FINISHED:
+            world.do(world.machine.on_silence(world.of(kind)[-1], "the service is not there", world.now))
+    (finish,) = world.of(Finish)
+    assert "the service is not there" in finish.reason and finish.failed
+    assert world.now == pytest.approx(episode_machine.PATIENCE, abs=2.0)
+
+
+def test_an_answer_to_an_older_request_is_ignored() -> None:
+    world = begun()
+    world.run(until=ResetScene)
+    (first,) = world.of(ResetScene)
+    world.now += episode_machine.ANSWER_WAIT + 0.1
+    world.do(world.machine.on_time(world.now))  # given up
+    assert world.machine.on_answer(first, True, "", world.now) == []
+
+
+def test_a_begin_without_answer_is_ended_before_the_next() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    world.now += episode_machine.ANSWER_WAIT + 0.1  # the policy may have begun all the same
+    world.do(world.machine.on_time(world.now))
+    world.run(until=EpisodeDone)
+    names = [type(c).__name__ for c in world.log if not isinstance(c, Store)]
+    assert names[:5] == ["ResetScene", "BeginEpisode", "EndEpisode", "ResetScene", "BeginEpisode"]
+
+
+def test_a_policy_that_refuses_a_model_goes_on_with_the_one_it_has() -> None:
+    world = begun()
+    world.run(until=StageModel)
+    (request,) = world.of(StageModel)
+    world.do(world.machine.on_answer(request, False, "golden output off", world.now))
+    world.run()
+    assert [one.model_version for one in world.of(EpisodeDone)][3:] == ["base", "model-2", "model-3"]
+    assert "refused model model-1: golden output off" in world.machine.warnings[0]
+
+
+def test_a_dead_learner_is_waited_for_once() -> None:
+    world = begun(plan(finetune=6), learner_alive=False)
+    world.run()
+    assert len(world.of(EpisodeDone)) == 10
+    assert len(world.machine.warnings) == 1 and "no new model within 5 s" in world.machine.warnings[0]
+    assert world.now < 2 * 5.0 + 10 * STEPS * 0.004 + 2.0
+
+
+def test_a_learner_that_comes_back_is_used_again() -> None:
+    world = begun(plan(finetune=6), learner_alive=False)
+    while len(world.of(EpisodeDone)) < 5:
+        world.run(until=EpisodeDone)
+    world.learner_alive = True
+    world.do(world.machine.on_learner(0, world.now))
+    world.run()
+    versions = [one.model_version for one in world.of(EpisodeDone)]
+    assert versions[3] == "base" and versions[-1].startswith("model-")
+
+
+def test_a_learner_without_enough_data_is_not_waited_for() -> None:
+    world = begun(learner_alive=False)
+    while world.machine.state is not State.FINISHED:
+        world.run(until=EpisodeDone)
+        if world.machine.state is not State.FINISHED:
+            world.do(world.machine.on_learner(world.machine.seq, world.now))
+    assert not world.machine.warnings
+    assert world.now < 5.0
+
+
+def test_on_the_wall_clock_only_the_final_phase_waits() -> None:
+    world = begun(plan(lockstep=False, finetune=3))
+    world.run()
+    assert [one.model_version for one in world.of(EpisodeDone)][3:] == ["base"] * 3 + ["model-1"]
+
+
+def test_rollback_is_used_from_the_next_episode_until_a_newer_model_comes() -> None:
+    world = begun(plan(finetune=4))
+    while len(world.of(EpisodeDone)) < 4:
+        world.run(until=EpisodeDone)
+    world.machine.on_rollback("base")
+    world.learner_alive = False
+    while len(world.of(EpisodeDone)) < 5:
+        world.run(until=EpisodeDone)
+    world.learner_alive = True
+    world.do(world.machine.on_learner(0, world.now))
+    world.run()
+    versions = [one.model_version for one in world.of(EpisodeDone)]
+    assert versions[3:5] == ["model-1", "base"]
+    assert versions[-1].startswith("model-")
+
+
+# --- stopping -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_in_mid_episode_ends_it_first() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(8))
+    world.do(world.machine.request_stop("interrupted by a signal", world.now))
+    assert isinstance(world.log[-1], EndEpisode) and not world.of(Finish)
+    world.run()
+    assert world.of(Finish) == [Finish("interrupted by a signal")]
+    assert not world.of(EpisodeDone)
+
+
+def test_a_stop_ends_even_if_the_policy_is_gone() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.do(world.machine.request_stop("interrupted", world.now))
+    for _ in range(100):
+        world.now += 0.02
+        world.do(world.machine.on_time(world.now))
+    assert world.of(Finish) == [Finish("interrupted")]
+
+
+@pytest.mark.parametrize("kind", [ResetScene, Encode, StageModel])
+def test_a_stop_between_episodes_ends_at_once(kind: type) -> None:
+    world = begun()
+    world.run(until=kind)
+    world.do(world.machine.request_stop("interrupted", world.now))
+    assert isinstance(world.log[-1], Finish)
+    assert world.machine.on_answer(world.of(kind)[-1], True, "", world.now) == []
+
+
+def test_an_episode_that_is_over_counts_although_the_stop_came() -> None:
+    world = begun()
+    world.run(until=EndEpisode)
+    world.do(world.machine.request_stop("interrupted", world.now))
+    world.do(world.machine.on_answer(world.of(EndEpisode)[-1], True, "", world.now))
+    assert len(world.of(EpisodeDone)) == 1 and world.machine.state is State.FINISHED
+
+
+# --- going on after a restart of the bridge -----------------------------------------------------------------------
+
+
+def test_a_restarted_bridge_goes_on_where_the_journal_ends() -> None:
+    world = begun()
+    while len(world.of(EpisodeDone)) < 4:
+        world.run(until=EpisodeDone)
+    machine = EpisodeMachine(plan(), "base", E_DIM, world.of(EpisodeDone), last_number=4)
+    again = World(machine, policy_version="model-1", policy_tick=world.policy_tick)
+    again.do(machine.start(0.0))
+    again.run()
+    assert [one.phase for one in again.of(EpisodeDone)] == ["finetune", "final"]
+    assert again.of(EpisodeDone)[0].episode > 4
+    assert len(machine.results) == 6
+    assert all(np.array_equal(command.e, E_STAR) for command in again.of(BeginEpisode))
+
+
+def test_a_folder_of_another_run_is_not_continued(tmp_path: Path) -> None:
+    assert open_plan(tmp_path, plan()) is False
+    assert open_plan(tmp_path, plan(model_wait=1.0)) is True
+    with pytest.raises(ConfigError, match="another run, with seed 0 instead of 5"):
+        open_plan(tmp_path, plan(seed=5))
