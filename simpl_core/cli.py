@@ -166,9 +166,11 @@ class Export:
     def run(self) -> int:
         from export.bundle import Bundle, describe
         from export.to_onnx import export_bundle
+        from simpl_core.checkpoint import load_models
         from simpl_core.dataset import open_demonstrations
 
-        recorded = open_demonstrations(_locate(self.data)).states if self.data else None
+        state_dim = load_models(self.models).skills_config.state_dim
+        recorded = open_demonstrations(_locate(self.data), state_dim).states if self.data else None
         print(describe(Bundle.open(export_bundle(self.models, self.out, recorded=recorded))))
         return 0
 
