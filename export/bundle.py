@@ -84,7 +84,11 @@ def describe(bundle: Bundle) -> str:
     manifest, robot = bundle.manifest, bundle.manifest.robot
     size = sum(entry.bytes for entry in manifest.files.values())
     origin = manifest.provenance.items()
-    source = ", ".join(f"{key} {value}" for key, value in origin if not isinstance(value, dict))
+    source = ", ".join(
+        f"{len(value)} {key}" if isinstance(value, list) else f"{key} {value}"
+        for key, value in origin
+        if not isinstance(value, dict)
+    )
     return "\n".join(
         (
             f"bundle   {bundle.folder}",

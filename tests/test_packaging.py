@@ -211,9 +211,7 @@ def test_build_without_wheels_says_so(build: ModuleType, tmp_path: Path) -> None
         build.check_environment(tmp_path)
 
 
-def test_build_without_compiler_says_so(
-    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_without_compiler_says_so(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "share" / "rclpy").mkdir(parents=True)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "colcon").touch()
