@@ -163,6 +163,12 @@ class SubtaskTracker:
         return self.task.subtasks[: self.completed]
 
 
+def ever_completed(states: npt.ArrayLike) -> tuple[str, ...]:
+    """The subtasks that hold in any of `states` (T, 30), in whatever order."""
+    rows = np.asarray(states)
+    return tuple(name for name, subtask in SUBTASKS.items() if any(subtask.is_complete(row) for row in rows))
+
+
 def _all_names() -> str:
     return ", ".join(SUBTASKS)
 

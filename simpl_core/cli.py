@@ -150,6 +150,47 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """What a skill prior does when nobody asks for anything: subtasks completed in any order, by name.
+
+    Example: simpl rollout runs/skills --episodes 20
+    """
+
+    models: Positional[Path]
+    """Run folder of phase 1 or 2."""
+    episodes: int = 20
+    """Episodes of 280 steps."""
+    noise: float = 1.0
+    """Factor on the sensor noise; 1 is the original environment's."""
+    seed: int = 0
+    """Of skills and noise."""
+    threads: int = 2
+    """Threads for the physics."""
+
+    def run(self) -> int:
+        from sim.tasks import SUBTASKS, KitchenTask, ever_completed
+        from sim.vector import KitchenVector
+        from simpl_core.checkpoint import load_models
+        from simpl_core.rollout import RolloutJob, SkillActor, collect
+
+        models = load_models(self.models)
+        actor = SkillActor(
+            models.skill_decoder, [lambda state, _: models.skill_prior(state)], models.skills_config.horizon
+        )
+        env = KitchenVector(min(self.episodes, 32), noise=self.noise, threads=self.threads)
+        everything = KitchenTask(tuple(SUBTASKS))
+        jobs = [RolloutJob(everything, seed=self.seed + index) for index in range(self.episodes)]
+        try:
+            done = [ever_completed(episode.observations) for episode in collect(env, actor, jobs)]
+        finally:
+            env.close()
+        print(f"subtasks completed per episode: {sum(map(len, done)) / len(done):.2f} ({len(done)} episodes)")
+        for name in SUBTASKS:
+            print(f"  {name:14} {sum(name in names for names in done) / len(done):.2f}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Export:
     """Turn a meta-trained run into a bundle of verified ONNX models for the robot.
 
@@ -243,6 +284,7 @@ class Presets:
 COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
+    "rollout": Rollout,
     "export": Export,
     "bundle": BundleCommand,
     "data": Data,

@@ -17,7 +17,7 @@ def simpl(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     answer = simpl("--help")
     assert answer.returncode == 0
-    for command in ("train", "evaluate", "export", "bundle", "data", "presets"):
+    for command in ("train", "evaluate", "rollout", "export", "bundle", "data", "presets"):
         assert command in answer.stdout
 
 
@@ -44,6 +44,13 @@ def test_presets_are_printed() -> None:
     assert answer.returncode == 0
     assert "context_large" in answer.stdout
     assert "480000" in answer.stdout
+
+
+def test_rollouts_of_a_prior_are_counted_by_subtask(random_run: Path) -> None:
+    answer = simpl("rollout", str(random_run), "--episodes", "1")
+    assert answer.returncode == 0
+    assert "subtasks completed per episode" in answer.stdout
+    assert "hinge cabinet" in answer.stdout
 
 
 def test_data_describes_a_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sim.tasks import (
     SUBTASKS,
     KitchenTask,
     SubtaskTracker,
+    ever_completed,
     is_unseen,
     parse_kitchen_task,
 )
@@ -141,3 +142,10 @@ def test_done_early_pays_when_its_turn_comes_only_if_it_still_holds() -> None:
     tracker = SubtaskTracker(task)
     assert tracker.update(state_with("microwave", "kettle", "light switch")) == 3.0
     assert tracker.done
+
+
+def test_subtasks_that_ever_held_in_any_order() -> None:
+    states = np.zeros((3, 30))
+    states[1, 22] = -0.75
+    states[2, 19] = 0.37
+    assert ever_completed(states) == ("slide cabinet", "microwave")
