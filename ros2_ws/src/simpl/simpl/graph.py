@@ -26,7 +26,7 @@ PACKAGE = "simpl"
 PHASES = ("conditioning", "evaluation", "finetune", "final")
 """Phases of a run, in order."""
 
-DEFAULT_TASK = "microwave > kettle > bottom burner > hinge cabinet"
+DEFAULT_TASK = "microwave > bottom burner > top burner > light switch"
 """One of the paper's ten target tasks."""
 
 STOP_ORDER = ("policy", "guard", "bridge", "learner", "arm_sim")
