@@ -168,10 +168,12 @@ def test_nothing_is_left_when_a_node_cannot_be_started(tmp_path, diary, find) ->
 
 
 PARENT = """\
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from simpl.front.supervisor import Supervisor
 from simpl.graph import NodeSpec
+# A shell that starts the tests in the background lets them ignore SIGINT; this process must not inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 names, folder = sys.argv[1].split(","), Path(sys.argv[2])
 supervisor = Supervisor(
     [NodeSpec(name, "node") for name in names], folder / "logs",
