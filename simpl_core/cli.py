@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -293,8 +295,11 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; errors a user can mend end in one line and exit code 2, Ctrl-C in 130."""
+    """Run one command; errors a user can mend end in one line and exit code 2, Ctrl-C and SIGTERM in 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        # Batch systems, containers and `kill` send SIGTERM: a run saves its state then as it does on Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Two pools of spinning threads on few cores slow each other down several times; OpenMP reads this when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

@@ -29,6 +29,7 @@ from simpl_core.learner import keep_freed_memory, mean_metrics
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.plots import learning_curves
 from simpl_core.provenance import provenance
+from simpl_core.resume import sole_writer
 from simpl_core.rollout import SlotEnv
 
 SCORES, SUMMARY, CURVE, STATE = "scores.csv", "summary.json", "curve.png", "state"
@@ -79,16 +80,17 @@ def run(
 
     Raises:
         ConfigError: no task, no seed, one twice, or unknown method.
-        CheckpointError: the models lack what the method needs, or `out` holds another evaluation.
+        CheckpointError: the models lack what the method needs, or `out` holds another evaluation or a process at work.
     """
     _check_distinct([str(task) for task in tasks], "task")
     _check_distinct([str(seed) for seed in seeds], "seed")
     keep_freed_memory()
-    _claim(out, method, config, models)
     runs = [Adaptation(method, models, config, task, seed) for task in tasks for seed in seeds]
-    for adaptation in runs:
-        _restore(adaptation, out)
-    _adapt(env, models, runs, out)
+    with sole_writer(out):
+        _claim(out, method, config, models)
+        for adaptation in runs:
+            _restore(adaptation, out)
+        _adapt(env, models, runs, out)
     scores = np.array([adaptation.scores for adaptation in runs])
     names = [str(adaptation.task) for adaptation in runs]
     summary = summarise(scores, names)

@@ -26,7 +26,7 @@ from simpl_core.errors import ConfigError
 from simpl_core.learner import keep_freed_memory, torch_threads
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.provenance import provenance
-from simpl_core.resume import load_resume, save_resume
+from simpl_core.resume import load_resume, save_resume, sole_writer
 from simpl_core.rollout import RolloutJob, SkillActor, SlotEnv, collect
 
 PRIOR, POSTERIOR = "prior", "posterior"
@@ -153,15 +153,16 @@ def run(
     }
     _check_sizes(config)
     keep_freed_memory()
-    state = load_resume(out, identity)
-    env = make_env()
-    try:
-        trainer = MetaTrainer(config, models, env, tasks, seed=seed, threads=threads)
-        if state is not None:
-            trainer.load_state_dict(state)
-        _train(trainer, out, identity, skills_run)
-    finally:
-        env.close()
+    with sole_writer(out):
+        state = load_resume(out, identity)
+        env = make_env()
+        try:
+            trainer = MetaTrainer(config, models, env, tasks, seed=seed, threads=threads)
+            if state is not None:
+                trainer.load_state_dict(state)
+            _train(trainer, out, identity, skills_run)
+        finally:
+            env.close()
     return out
 
 

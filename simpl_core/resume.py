@@ -6,10 +6,12 @@ builds no classes.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,30 @@ import torch
 from simpl_core.errors import CheckpointError
 
 STATE = "resume.pt"
+LOCK = ".lock"
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep every other process from writing a run into `folder` within the block; a killed process lets go of it.
+
+    Raises:
+        CheckpointError: another process is at work in `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "?"
+            raise CheckpointError(
+                f"process {owner} is writing a run into {folder}; wait for it, or give another folder"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def save_resume(folder: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from simpl_core.errors import CheckpointError
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.networks import SkillDecoder, SkillEncoder, SkillPrior
 from simpl_core.provenance import provenance
-from simpl_core.resume import STATE, load_resume, save_resume
+from simpl_core.resume import STATE, load_resume, save_resume, sole_writer
 from simpl_core.windows import Windows, WindowSampler
 
 
@@ -293,14 +293,15 @@ def run(config: SkillsConfig, data: Demonstrations, out: Path, start: SkillsStar
         CheckpointError: `out` holds the state of a run with other settings, or the parent does not fit.
         KeyboardInterrupt: after the state was saved.
     """
-    training = _Run(config, data, out, start or SkillsStart())
-    began = time.monotonic()
-    try:
-        training.train()
-    except KeyboardInterrupt:
-        training.save()
-        raise
-    finally:
-        training.writer.close()
-    training.finish(provenance(data=Path(data.origin).name, train_seconds=round(time.monotonic() - began, 1)))
+    with sole_writer(out):
+        training = _Run(config, data, out, start or SkillsStart())
+        began = time.monotonic()
+        try:
+            training.train()
+        except KeyboardInterrupt:
+            training.save()
+            raise
+        finally:
+            training.writer.close()
+        training.finish(provenance(data=Path(data.origin).name, train_seconds=round(time.monotonic() - began, 1)))
     return out

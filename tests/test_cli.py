@@ -1,7 +1,10 @@
 """The command line as a user meets it: real processes, exit codes, one-line errors."""
 
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -61,3 +64,32 @@ def test_data_describes_a_file(tmp_path: Path) -> None:
     answer = simpl("data", str(path))
     assert answer.returncode == 0
     assert "episodes  2, 8 / 10 / 12 steps" in answer.stdout
+
+
+def test_a_terminated_run_is_saved_and_its_folder_is_one_writers(tmp_path: Path) -> None:
+    data, out = tmp_path / "data.hdf5", tmp_path / "run"
+    with h5py.File(data, "w") as file:
+        file["observations"] = np.random.default_rng(0).normal(size=(400, 30)).astype(np.float32)
+        file["actions"], file["terminals"] = np.zeros((400, 9), np.float32), np.arange(400) % 40 == 39
+    settings = ["iterations=100000", "batch_size=8", "hidden=16", "log_every=20", "checkpoint_every=100000"]
+    train = ["train", "skills", str(data), "--out", str(out), "--threads", "1", "--set", *settings]
+    first = subprocess.Popen([sys.executable, "-m", "simpl_core.cli", *train], stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for(lambda: (out / "metrics.csv").is_file() and "\n20," in (out / "metrics.csv").read_text())
+        second = simpl(*train)
+        assert second.returncode == 2
+        assert f"process {first.pid} is writing a run" in second.stderr
+        first.send_signal(signal.SIGTERM)
+        _, messages = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 130
+    assert "goes on from the last saved state" in messages
+    assert (out / "resume.pt").is_file()
+
+
+def _wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
