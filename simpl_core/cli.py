@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from simpl_core.cli_results import Results
 from simpl_core.errors import ConfigError, EnvironmentMissingError, SimplError
 
 Preset = Literal["official", "fast", "small"]
@@ -287,6 +288,7 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "rollout": Rollout,
+    "results": Results,
     "export": Export,
     "bundle": BundleCommand,
     "data": Data,

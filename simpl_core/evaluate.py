@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -29,30 +28,13 @@ from simpl_core.learner import keep_freed_memory, mean_metrics
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.plots import learning_curves
 from simpl_core.provenance import provenance
+from simpl_core.results import milestone_scores, read_scores
 from simpl_core.resume import sole_writer
 from simpl_core.rollout import SlotEnv
 
 SCORES, SUMMARY, CURVE, STATE = "scores.csv", "summary.json", "curve.png", "state"
 SAVE_EVERY = 5
 """Rounds between two resumable states on disk."""
-
-MILESTONES: Mapping[str, tuple[int, int]] = {
-    "20-25": (21, 25),
-    "50": (46, 55),
-    "100": (96, 105),
-    "200": (196, 205),
-}
-"""Episodes (first and last, counted from 1) that a milestone averages; what lies past the end is left out."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % bootstrap interval, and the interquartile mean."""
-
-    mean: float
-    low: float
-    high: float
-    interquartile_mean: float
 
 
 def run(
@@ -91,72 +73,25 @@ def run(
         for adaptation in runs:
             _restore(adaptation, out)
         _adapt(env, models, runs, out)
-    scores = np.array([adaptation.scores for adaptation in runs])
-    names = [str(adaptation.task) for adaptation in runs]
-    summary = summarise(scores, names)
-    origin = provenance(method=method, adapt=dataclasses.asdict(config), tasks=sorted(set(names)), seeds=list(seeds))
-    report = {"method": method, "milestones": {k: dataclasses.asdict(v) for k, v in summary.items()}, **origin}
+    scores = read_scores(out / SCORES)
+    means = {name: float(values.mean()) for name, values in milestone_scores(scores).items()}
+    origin = provenance(
+        method=method,
+        adapt=dataclasses.asdict(config),
+        tasks=sorted(scores.tasks),
+        seeds=[int(s) for s in scores.seeds],
+    )
+    report = {"method": method, "means": means, **origin}
     write_atomically(out / SUMMARY, (json.dumps(report, indent=2) + "\n").encode())
     conditioning = config.conditioning_episodes if method == "simpl" else 0
-    learning_curves({method: scores}, out / CURVE, conditioning=conditioning)
-    return describe(summary, method, out)
+    learning_curves({method: scores.runs}, out / CURVE, conditioning=conditioning)
+    return describe(means, method, out)
 
 
-def summarise(scores: NDArray[np.float64], tasks: Sequence[str]) -> dict[str, Interval]:
-    """Mean scores at the milestones; `scores` (runs, episodes), `tasks` the task of each run.
-
-    The bootstrap draws runs within each task, so that the interval is about seeds and not about the choice of tasks.
-    """
-    found = {"all": interval(scores.mean(1), tasks)}
-    for name, (first, last) in MILESTONES.items():
-        if scores.shape[1] >= first:
-            found[name] = interval(scores[:, first - 1 : last].mean(1), tasks)
-    return found
-
-
-def interval(values: NDArray[np.float64], tasks: Sequence[str], resamples: int = 2000) -> Interval:
-    """Statistics of one number per run, (runs,), resampled within tasks."""
-    rng = np.random.default_rng(0)
-    labels = np.array(tasks)
-    draws = np.empty((resamples, len(values)))
-    for task in np.unique(labels):
-        members = np.flatnonzero(labels == task)
-        draws[:, members] = values[rng.choice(members, (resamples, len(members)))]
-    low, high = np.percentile(draws.mean(1), [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high), interquartile_mean(values))
-
-
-def interquartile_mean(values: NDArray[np.float64]) -> float:
-    """Mean of the middle half: a quarter of the values, rounded down, is cut at each end (as rliable does)."""
-    cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean())
-
-
-def describe(summary: Mapping[str, Interval], method: str, out: Path) -> str:
+def describe(means: Mapping[str, float], method: str, out: Path) -> str:
     """The summary for people."""
-    lines = [f"{method}: mean score [95 % interval], interquartile mean"]
-    lines += [
-        f"  episodes {name:>6}  {value.mean:5.2f} [{value.low:.2f}, {value.high:.2f}]  {value.interquartile_mean:5.2f}"
-        for name, value in summary.items()
-    ]
+    lines = [f"{method}: mean score", *(f"  episodes {name:>6}  {value:5.2f}" for name, value in means.items())]
     return "\n".join([*lines, f"scores, summary and curve in {out}"])
-
-
-def read_scores(path: Path) -> tuple[NDArray[np.float64], list[str]]:
-    """A scores file as (runs, episodes) with the task of each run; unfinished runs are cut to the shortest.
-
-    Raises:
-        CheckpointError: the file is missing or has other columns.
-    """
-    found: dict[tuple[str, str], list[float]] = {}
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                found.setdefault((row["task"], row["seed"]), []).append(float(row["score"]))
-    except (OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no file of scores with task,seed,episode,score: {error!r}") from error
-    shortest = min((len(scores) for scores in found.values()), default=0)
-    return np.array([scores[:shortest] for scores in found.values()]), [task for task, _ in found]
 
 
 def _adapt(env: SlotEnv, models: Models, runs: Sequence[Adaptation], out: Path) -> None:

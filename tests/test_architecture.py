@@ -39,7 +39,7 @@ FORBIDDEN: list[tuple[str, set[str]]] = [
 # Imports within simpl_core point downwards: a module may import what stands in an earlier row, never a later one.
 LAYERS = [
     {"errors", "provenance", "resume", "metrics", "plots"},
-    {"config", "episode", "dataset"},
+    {"config", "episode", "dataset", "results"},
     {"windows"},
     {"distributions"},
     {"networks"},
@@ -49,6 +49,7 @@ LAYERS = [
     {"agents", "agents.simpl", "agents.spirl"},
     {"skills", "meta_train", "adapt"},
     {"evaluate"},
+    {"cli_results"},
     {"cli"},
 ]
 

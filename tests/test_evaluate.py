@@ -17,6 +17,7 @@ from simpl_core.checkpoint import Models
 from simpl_core.config import AdaptConfig
 from simpl_core.errors import CheckpointError, ConfigError
 from simpl_core.plots import learning_curves, smoothed
+from simpl_core.results import read_scores
 
 CONFIG = AdaptConfig(conditioning_episodes=3, episodes=8, batch_size=16, buffer_size=200, reuse=16.0)
 
@@ -36,12 +37,12 @@ def test_one_row_per_task_seed_and_episode(tmp_path: Path, models: Models) -> No
     assert [row["episode"] for row in rows[:11]] == [str(i) for i in range(1, 12)]
     assert all(0 <= float(row["score"]) <= STEPS for row in rows)
     report = json.loads((tmp_path / "summary.json").read_text())
-    assert report["milestones"]["all"]["mean"] == pytest.approx(np.mean([float(row["score"]) for row in rows]))
+    assert report["means"]["all"] == pytest.approx(np.mean([float(row["score"]) for row in rows]))
     assert report["adapt"] == dataclasses.asdict(CONFIG) and report["seeds"] == [0, 7]
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
     assert "mean score" in text
-    scores, names = evaluate.read_scores(tmp_path / "scores.csv")
-    assert scores.shape == (4, 11) and names == [str(TASKS[0])] * 2 + [str(TASKS[1])] * 2
+    scores = read_scores(tmp_path / "scores.csv")
+    assert scores.values.shape == (2, 2, 11) and scores.tasks == (str(TASKS[0]), str(TASKS[1]))
 
 
 class Killed(BaseException):
@@ -77,31 +78,7 @@ def test_finished_runs_are_kept_when_tasks_are_added(tmp_path: Path, models: Mod
     env = ToyEnv(4)
     evaluate.run(CONFIG, models, "simpl", env, TASKS[:2], [0], tmp_path)
     assert {task for _, task, _ in env.resets} == {str(TASKS[1])}
-    scores, _ = evaluate.read_scores(tmp_path / "scores.csv")
-    assert scores.shape == (2, 11)
-
-
-def test_milestones_average_their_episodes() -> None:
-    scores = np.tile(np.arange(1.0, 61.0), (3, 1))
-    summary = evaluate.summarise(scores, ["a", "a", "b"])
-    assert set(summary) == {"all", "20-25", "50"}
-    assert summary["20-25"].mean == 23.0 and summary["50"].mean == 50.5
-    assert summary["50"].low == summary["50"].high == 50.5
-
-
-def test_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
-    # 8 values: the lowest and highest two go, (2 + 3 + 4 + 5) / 4.
-    assert evaluate.interquartile_mean(np.array([100.0, 3, 1, 4, 2, 5, 6, -50])) == 3.5
-    assert evaluate.interquartile_mean(np.array([2.0])) == 2.0
-
-
-def test_the_interval_is_about_seeds_within_tasks() -> None:
-    """Tasks that differ while their seeds agree leave nothing uncertain; seeds that differ do, as sigma / sqrt(n)."""
-    agree = evaluate.interval(np.array([0.0, 0.0, 4.0, 4.0]), ["a", "a", "b", "b"])
-    assert (agree.low, agree.mean, agree.high) == (2.0, 2.0, 2.0)
-    values = np.random.default_rng(0).standard_normal(400)
-    differ = evaluate.interval(values, ["a"] * 400)
-    assert differ.high - differ.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert read_scores(tmp_path / "scores.csv").values.shape == (1, 2, 11)
 
 
 def test_smoothing_looks_back_only() -> None:
@@ -131,7 +108,4 @@ def test_errors(tmp_path: Path, models: Models) -> None:
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="remove it to start that run afresh"):
         run("simpl", TASKS[:1], [0])
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(CheckpointError, match="task,seed,episode,score"):
-        evaluate.read_scores(tmp_path / "other.csv")
     assert Adaptation("simpl", models, CONFIG, TASKS[0], 0).total_episodes == 11
