@@ -18,7 +18,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from simpl_core.cli_collect import Collect
 from simpl_core.cli_results import Results
+from simpl_core.cli_rollout import Rollout
+from simpl_core.domains import DomainName
 from simpl_core.errors import ConfigError, EnvironmentMissingError, SimplError
 
 Preset = Literal["official", "fast", "small"]
@@ -36,6 +39,8 @@ class TrainSkills:
     """HDF5 file in D4RL's layout, or a D4RL name such as kitchen-mixed-v0."""
     out: Path = Path("runs/skills")
     """Run folder; an unfinished run there goes on."""
+    domain: DomainName = "kitchen"
+    """Where the demonstrations were made."""
     preset: Preset = "official"
     """Named settings (see `simpl presets`)."""
     set: Settings = ()
@@ -48,22 +53,24 @@ class TrainSkills:
     """Threads for the arithmetic."""
 
     def run(self) -> int:
-        from sim.kitchen import SENSOR_NOISE
         from simpl_core import skills
         from simpl_core.config import SKILLS_PRESETS, preset
         from simpl_core.dataset import open_demonstrations
+        from simpl_core.domains import domain
 
-        config = preset(SKILLS_PRESETS, self.preset, **_changes(self.set))
+        where = domain(self.domain)
+        config = preset(SKILLS_PRESETS, where.preset(self.preset), **_changes(self.set))
         data = open_demonstrations(_locate(self.data), config.state_dim)
         _use_threads(self.threads)
-        skills.run(config, data, self.out, skills.SkillsStart(self.seed, SENSOR_NOISE, self.parent))
+        start = skills.SkillsStart(self.seed, where.sensor_noise, self.parent, where.action_stride)
+        skills.run(config, data, self.out, start)
         print(f"skills in {self.out}; next: simpl train meta {self.out}")
         return 0
 
 
 @dataclass(frozen=True)
 class TrainMeta:
-    """Phase 2: meta-train task encoder, skill policy and critics across the kitchen's 23 training tasks.
+    """Phase 2: meta-train task encoder, skill policy and critics across training tasks.
 
     Example: simpl train meta runs/skills --out runs/meta --preset fast
     """
@@ -72,6 +79,10 @@ class TrainMeta:
     """Run folder of phase 1."""
     out: Path = Path("runs/meta")
     """Run folder; an unfinished run there goes on."""
+    domain: DomainName = "kitchen"
+    """Where to train."""
+    tasks: tuple[str, ...] = ()
+    """Training tasks: a family such as maze40, single tasks, or @FILE with one a line. None: the paper's."""
     preset: Preset = "official"
     """Named settings (see `simpl presets`)."""
     set: Settings = ()
@@ -82,19 +93,22 @@ class TrainMeta:
     """Threads for arithmetic and physics."""
 
     def run(self) -> int:
-        from sim.tasks import KITCHEN_TRAIN_TASKS
-        from sim.vector import KitchenVector
         from simpl_core import meta_train
+        from simpl_core.checkpoint import load_models
         from simpl_core.config import META_PRESETS, preset
+        from simpl_core.domains import domain
+        from simpl_core.rollout import SlotEnv
 
-        config = preset(META_PRESETS, self.preset, **_changes(self.set))
+        where = domain(self.domain)
+        config = preset(META_PRESETS, where.preset(self.preset), **_changes(self.set))
+        where.check(load_models(self.skills).skills_config.state_dim, self.skills)
+        tasks = where.tasks(self.tasks, where.training)
         _use_threads(self.threads)
 
-        def kitchens() -> KitchenVector:
-            return KitchenVector(len(KITCHEN_TRAIN_TASKS), threads=self.threads)
+        def envs() -> SlotEnv:
+            return where.make_env(len(tasks), self.threads, 1.0)
 
-        tasks = KITCHEN_TRAIN_TASKS
-        meta_train.run(config, self.skills, kitchens, tasks, self.out, seed=self.seed, threads=self.threads)
+        meta_train.run(config, self.skills, envs, tasks, self.out, seed=self.seed, threads=self.threads)
         print(f"meta-trained models in {self.out}; next: simpl export {self.out} -o BUNDLE")
         return 0
 
@@ -120,8 +134,11 @@ class Evaluate:
     """Run folder of phase 2 (or of phase 1, for spirl)."""
     method: Literal["simpl", "spirl"] = "simpl"
     """SiMPL (conditioned on the task, then fine-tuned) or SPiRL (from the skill prior alone)."""
+    domain: DomainName = "kitchen"
+    """Where to adapt."""
     tasks: tuple[str, ...] = ()
-    """Tasks such as "kettle > microwave"; or @FILE with one a line. None: the paper's ten unseen tasks."""
+    """Tasks such as "kettle > microwave" or "8,2 in maze 20:0", families of them, or @FILE with one a line. None: ten
+    unseen tasks, in the kitchen the paper's."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each task is adapted to once per seed."""
     preset: Preset = "fast"
@@ -134,62 +151,23 @@ class Evaluate:
     """Threads for arithmetic and physics."""
 
     def run(self) -> int:
-        from sim.vector import KitchenVector
         from simpl_core import evaluate
         from simpl_core.checkpoint import load_models
         from simpl_core.config import ADAPT_PRESETS, preset
+        from simpl_core.domains import domain
 
-        name = "spirl" if self.method == "spirl" else self.preset
+        where = domain(self.domain)
+        name = where.preset("spirl" if self.method == "spirl" else self.preset)
         config = preset(ADAPT_PRESETS, name, **_changes(self.set))
-        tasks = _kitchen_tasks(self.tasks)
+        tasks, models = where.tasks(self.tasks, where.target), load_models(self.models)
+        where.check(models.skills_config.state_dim, self.models)
         _use_threads(self.threads)
-        env = KitchenVector(min(len(tasks) * len(self.seeds), 32), threads=self.threads)
+        env = where.make_env(min(len(tasks) * len(self.seeds), 32), self.threads, 1.0)
         try:
-            summary = evaluate.run(config, load_models(self.models), self.method, env, tasks, self.seeds, self.out)
+            summary = evaluate.run(config, models, self.method, env, tasks, self.seeds, self.out)
         finally:
             env.close()
         print(summary)
-        return 0
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What a skill prior does when nobody asks for anything: subtasks completed in any order, by name.
-
-    Example: simpl rollout runs/skills --episodes 20
-    """
-
-    models: Positional[Path]
-    """Run folder of phase 1 or 2."""
-    episodes: int = 20
-    """Episodes of 280 steps."""
-    noise: float = 1.0
-    """Factor on the sensor noise; 1 is the original environment's."""
-    seed: int = 0
-    """Of skills and noise."""
-    threads: int = 2
-    """Threads for the physics."""
-
-    def run(self) -> int:
-        from sim.tasks import SUBTASKS, KitchenTask, ever_completed
-        from sim.vector import KitchenVector
-        from simpl_core.checkpoint import load_models
-        from simpl_core.rollout import RolloutJob, SkillActor, collect
-
-        models = load_models(self.models)
-        actor = SkillActor(
-            models.skill_decoder, [lambda state, _: models.skill_prior(state)], models.skills_config.horizon
-        )
-        env = KitchenVector(min(self.episodes, 32), noise=self.noise, threads=self.threads)
-        everything = KitchenTask(tuple(SUBTASKS))
-        jobs = [RolloutJob(everything, seed=self.seed + index) for index in range(self.episodes)]
-        try:
-            done = [ever_completed(episode.observations) for episode in collect(env, actor, jobs)]
-        finally:
-            env.close()
-        print(f"subtasks completed per episode: {sum(map(len, done)) / len(done):.2f} ({len(done)} episodes)")
-        for name in SUBTASKS:
-            print(f"  {name:14} {sum(name in names for names in done) / len(done):.2f}")
         return 0
 
 
@@ -285,6 +263,7 @@ class Presets:
 
 
 COMMANDS = {
+    "collect": Collect,
     "train": Train,
     "evaluate": Evaluate,
     "rollout": Rollout,
@@ -358,23 +337,6 @@ def _locate(data: str) -> Path:
     from simpl_core.dataset import locate
 
     return locate(data, lambda done, total: print(f"\r{done >> 20} of {total >> 20} MiB", end="", file=sys.stderr))
-
-
-def _kitchen_tasks(texts: tuple[str, ...]) -> list[Any]:
-    from sim.tasks import KITCHEN_TARGET_TASKS, parse_kitchen_task
-
-    if not texts:
-        return list(KITCHEN_TARGET_TASKS)
-    lines: list[str] = []
-    for text in texts:
-        if not text.startswith("@"):
-            lines.append(text)
-            continue
-        try:
-            lines += [line for line in Path(text[1:]).read_text().splitlines() if line.strip()]
-        except OSError as error:
-            raise ConfigError(f"task file {text[1:]!r} cannot be read: {error.strerror}") from error
-    return [parse_kitchen_task(line) for line in lines]
 
 
 def _use_threads(count: int) -> None:

@@ -1,14 +1,15 @@
 """Every hyper-parameter of every stage, with the named presets, in one table.
 
 `official` is what the papers' public code ran on the Franka kitchen, `fast` the shortest schedule that keeps most
-of its quality on two cores, `small` goes through a stage in a minute or two to show that everything works.
+of its quality on two cores, `small` goes through a stage in a minute or two to show that everything works. Names that
+begin with a domain, such as `maze-official`, are its versions of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from simpl_core.errors import ConfigError
@@ -35,6 +36,9 @@ class SkillsConfig:
     sensor_noise: float = 0.0
     """Factor on the environment's sensor noise, added to what decoder and prior see; for demonstrations that were
     recorded with less noise than the robot will have."""
+    recovery: float = 0.0
+    """Factor on the same noise for the decoder alone, which then learns to take the error back within the step and so
+    holds the demonstrated course under noise and drift; 0 shows it `sensor_noise`, with the actions as recorded."""
     prior_loss: Literal["nll", "kl"] = "nll"
     """Fit the prior to detached samples (the code) or by KL(q || p) (the paper)."""
     batch_size: int = 128
@@ -151,6 +155,30 @@ class AdaptConfig:
     """Rate of the target critics."""
 
 
+_MAZE_SKILLS = SkillsConfig(state_dim=4, beta=1e-2)
+_MAZE_META = MetaConfig(
+    hidden=256,
+    layers=3,
+    e_dim=5,
+    alpha_1=3e-3,
+    delta_1=0.5,
+    alpha_2=1e-3,
+    delta_2=1.0,
+    encoder_weight_small=1e-5,
+    encoder_target_small=1.0,
+    encoder_weight_large=3e-6,
+    kl_clip=5.0,
+    tasks_small=4,
+    tasks_large=26,
+    context_small=4,
+    context_large=8192,
+    batch_size=1024,
+    buffer_size=20_000,
+    encoder_buffer_size=20_000,
+    epochs=1000,
+)
+_MAZE_ADAPT = AdaptConfig(episodes=280, delta=1.0, kl_clip=5.0)
+
 SKILLS_PRESETS: dict[str, SkillsConfig] = {
     "official": SkillsConfig(),
     "fast": SkillsConfig(iterations=40_000, final_rate_fraction=0.02, sensor_noise=1.0),
@@ -161,12 +189,29 @@ SKILLS_PRESETS: dict[str, SkillsConfig] = {
         log_every=250,
         checkpoint_every=500,
     ),
+    "maze-official": _MAZE_SKILLS,
+    "maze-fast": replace(_MAZE_SKILLS, iterations=40_000, final_rate_fraction=0.02),
+    "maze-small": replace(
+        _MAZE_SKILLS, iterations=2_500, final_rate_fraction=0.02, log_every=250, checkpoint_every=500
+    ),
 }
 META_PRESETS: dict[str, MetaConfig] = {
     "official": MetaConfig(),
     "fast": MetaConfig(epochs=75, context_large=256, batch_size=128, reuse=192.0),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
+    ),
+    "maze-official": _MAZE_META,
+    "maze-fast": replace(_MAZE_META, epochs=200, context_large=1024, batch_size=256, reuse=64.0),
+    "maze-small": replace(
+        _MAZE_META,
+        epochs=2,
+        context_large=512,
+        tasks_small=2,
+        tasks_large=6,
+        batch_size=128,
+        reuse=2.0,
+        checkpoint_every=1,
     ),
 }
 ADAPT_PRESETS: dict[str, AdaptConfig] = {
@@ -175,6 +220,18 @@ ADAPT_PRESETS: dict[str, AdaptConfig] = {
     "small": AdaptConfig(conditioning_episodes=4, episodes=6, batch_size=64),
     "spirl": AdaptConfig(
         conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0
+    ),
+    "maze-official": replace(_MAZE_ADAPT, episodes=980, use_conditioning=False),
+    "maze-fast": _MAZE_ADAPT,
+    "maze-small": replace(_MAZE_ADAPT, conditioning_episodes=4, episodes=6, batch_size=64, reuse=16.0),
+    "maze-spirl": replace(
+        _MAZE_ADAPT,
+        conditioning_episodes=0,
+        episodes=300,
+        alpha=0.05,
+        alpha_rate=3e-3,
+        alpha_only_grows=False,
+        kl_clip=10.0,
     ),
 }
 

@@ -45,9 +45,9 @@ class SkillModel(nn.Module):
         """Terms of the loss and their sum `loss`; `noise` (B, Z) draws z from the posterior."""
         posterior = self.encoder(windows.states, windows.actions)
         z = posterior.sample(noise)
-        reconstruction = equations.skill_reconstruction(windows.actions, self.decode(windows.sensed, z))
+        reconstruction = equations.skill_reconstruction(windows.wanted, self.decode(windows.visited, z))
         divergence = equations.skill_regularisation(posterior)
-        fit = self._prior_loss(self.prior(windows.sensed[:, 0]), posterior, z)
+        fit = self._prior_loss(self.prior(windows.sensed), posterior, z)
         return {
             "loss": reconstruction + self.config.beta * divergence + fit,
             "reconstruction": reconstruction,
@@ -201,11 +201,13 @@ class SkillsStart(NamedTuple):
         seed: of networks, batches and the held-out split.
         sensor_noise: half width of the environment's uniform sensor noise (S,); `config.sensor_noise` scales it.
         parent: folder of an earlier run whose networks are trained on, instead of fresh ones.
+        stride: how far an action of 1 moves its joint's target from where the joint is seen; see `WindowSampler`.
     """
 
     seed: int = 0
     sensor_noise: NDArray[np.floating] | None = None
     parent: Path | None = None
+    stride: float | None = None
 
 
 class _Run:
@@ -213,7 +215,7 @@ class _Run:
 
     def __init__(self, config: SkillsConfig, data: Demonstrations, out: Path, start: SkillsStart) -> None:
         self.config, self.out, self.action_dim = config, out, data.actions.shape[1]
-        self.sampler = WindowSampler(data, config, start.seed, start.sensor_noise)
+        self.sampler = WindowSampler(data, config, start.seed, start.sensor_noise, start.stride)
         self.joint = SkillTrainer(config, self.action_dim, start.seed)
         self.lineage: dict[str, Any] = {}
         if start.parent is not None:

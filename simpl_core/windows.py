@@ -11,29 +11,57 @@ from torch import Tensor
 
 from simpl_core.config import SkillsConfig
 from simpl_core.dataset import Demonstrations
+from simpl_core.errors import ConfigError
 
 
 class Windows(NamedTuple):
-    """Stretches of H steps: states (B, H, S), actions (B, H, A) and the states as a robot's sensors show them."""
+    """Stretches of H steps.
+
+    Attributes:
+        states: (B, H, S) as demonstrated.
+        actions: (B, H, A) as demonstrated.
+        sensed: (B, S), the first state as a robot's sensors show it.
+        visited: (B, H, S), the states as the decoder meets them, with noise or off the demonstrated course.
+        wanted: (B, H, A), what the decoder should answer to those.
+    """
 
     states: Tensor
     actions: Tensor
     sensed: Tensor
+    visited: Tensor
+    wanted: Tensor
 
 
 class WindowSampler:
     """Draws windows of H steps from demonstrations, split by episode into training and held-out ones."""
 
     def __init__(
-        self, data: Demonstrations, config: SkillsConfig, seed: int, noise: NDArray[np.floating] | None = None
+        self,
+        data: Demonstrations,
+        config: SkillsConfig,
+        seed: int,
+        noise: NDArray[np.floating] | None = None,
+        stride: float | None = None,
     ) -> None:
         """Split by a permutation of the episodes that depends on `seed` alone.
 
-        `noise` (S,) is the half width of the environment's uniform sensor noise.
+        Args:
+            data: demonstrations.
+            config: of phase 1.
+            seed: of the split.
+            noise: (S,) half width of the environment's uniform sensor noise; None is none.
+            stride: how far an action of 1 moves its joint's target away from where the joint is seen, for actions that
+                move state numbers 0 to A-1 so; `config.recovery` needs it.
+
+        Raises:
+            ConfigError: `config.recovery` without a stride.
         """
-        self._noise = config.sensor_noise * torch.as_tensor(
-            np.zeros(config.state_dim) if noise is None else noise, dtype=torch.float32
-        )
+        if config.recovery and stride is None:
+            raise ConfigError(f"recovery={config.recovery} needs actions that move joint targets; here they do not")
+        self._stride = stride
+        noise = np.zeros(config.state_dim) if noise is None else noise
+        self._noise = torch.as_tensor(noise, dtype=torch.float32)
+        self._sensor_noise, self._recovery = config.sensor_noise, config.recovery
         order = np.random.default_rng(seed).permutation(len(data.lengths))
         held_out = max(1, round(config.held_out_fraction * len(order)))
         self._states = torch.from_numpy(data.states)
@@ -46,13 +74,22 @@ class WindowSampler:
         """`count` training windows, each start equally likely."""
         picks = torch.randint(len(self.training), (count,), generator=generator)
         windows = self.at(self.training[picks])
-        return windows._replace(sensed=self.sense(windows.states, generator))
+        windows = windows._replace(sensed=self.sense(windows.sensed, generator))
+        if self._recovery and self._stride:
+            visited = self._disturbed(windows.states, self._recovery, generator)
+            error = (visited - windows.states)[..., : windows.actions.shape[-1]]
+            return windows._replace(visited=visited, wanted=windows.actions - error / self._stride)
+        return windows._replace(visited=self.sense(windows.states, generator))
 
     def at(self, starts: Tensor) -> Windows:
-        """The windows that begin at rows `starts` (B,), without sensor noise."""
+        """The windows that begin at rows `starts` (B,), without noise."""
         rows = starts[:, None] + self._offsets
-        return Windows(self._states[rows], self._actions[rows], self._states[rows])
+        states, actions = self._states[rows], self._actions[rows]
+        return Windows(states, actions, states[:, 0], states, actions)
 
     def sense(self, states: Tensor, generator: torch.Generator) -> Tensor:
         """`states` (..., S) with sensor noise."""
-        return states + self._noise * (2.0 * torch.rand(states.shape, generator=generator) - 1.0)
+        return self._disturbed(states, self._sensor_noise, generator)
+
+    def _disturbed(self, states: Tensor, factor: float, generator: torch.Generator) -> Tensor:
+        return states + factor * self._noise * (2.0 * torch.rand(states.shape, generator=generator) - 1.0)

@@ -13,7 +13,7 @@ from simpl_core.checkpoint import load_checkpoint, load_models
 from simpl_core.config import SkillsConfig
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
-from simpl_core.errors import CheckpointError
+from simpl_core.errors import CheckpointError, ConfigError
 from simpl_core.windows import Windows, WindowSampler
 
 CONFIG = SkillsConfig(
@@ -62,10 +62,27 @@ def test_losses_by_hand() -> None:
 def test_the_prior_teaches_the_encoder_nothing(kind: str) -> None:
     config = SkillsConfig(**{**CONFIG.__dict__, "prior_loss": kind})
     model = skills.SkillModel(config, 2)
-    windows = Windows(torch.randn(8, 5, 2), torch.randn(8, 5, 2), torch.randn(8, 5, 2))
+    shapes = ((8, 5, 2), (8, 5, 2), (8, 2), (8, 5, 2), (8, 5, 2))
+    windows = Windows(*(torch.randn(shape) for shape in shapes))
     model.losses(windows, torch.randn(8, 2))["prior"].backward()
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
     assert any(parameter.grad is not None for parameter in model.prior.parameters())
+
+
+def test_recovery_holds_the_demonstrated_course() -> None:
+    """However far off the course, where the joint is plus the wanted motion is where the demonstration went."""
+    noise, stride = np.array([0.3, 0.1]), 0.25
+    config = dataclasses.replace(CONFIG, sensor_noise=1.0, recovery=2.0)
+    sampler = WindowSampler(demonstrations(), config, 0, noise, stride)
+    windows = sampler.sample(64, torch.Generator().manual_seed(0))
+    error = (windows.visited - windows.states).abs().amax((0, 1))
+    assert (error > torch.tensor([0.5, 0.15])).all() and (error <= torch.tensor([0.6, 0.2])).all()
+    assert ((windows.sensed - windows.states[:, 0]).abs() <= torch.tensor([0.3, 0.1])).all()
+    course = windows.states + stride * windows.actions
+    torch.testing.assert_close(windows.visited + stride * windows.wanted, course)
+    assert torch.equal(sampler.at(sampler.held_out).wanted, sampler.at(sampler.held_out).actions)
+    with pytest.raises(ConfigError, match="recovery=2.0 needs actions that move joint targets"):
+        WindowSampler(demonstrations(), config, 0, noise)
 
 
 def test_skills_are_learned(tmp_path: Path) -> None:
