@@ -181,11 +181,12 @@ _MAZE_ADAPT = AdaptConfig(episodes=280, delta=1.0, kl_clip=5.0)
 
 SKILLS_PRESETS: dict[str, SkillsConfig] = {
     "official": SkillsConfig(),
-    "fast": SkillsConfig(iterations=40_000, final_rate_fraction=0.02, sensor_noise=1.0),
+    "fast": SkillsConfig(iterations=40_000, final_rate_fraction=0.02, sensor_noise=1.0, recovery=3.0),
     "small": SkillsConfig(
         iterations=2_500,
         final_rate_fraction=0.02,
         sensor_noise=1.0,
+        recovery=3.0,
         log_every=250,
         checkpoint_every=500,
     ),
