@@ -255,10 +255,11 @@ class Presets:
             "phase 3: simpl evaluate, simpl adapt": config.ADAPT_PRESETS,
         }
         for title, presets in tables.items():
-            table = Table("setting", *presets, title=title)
-            for field in dataclasses.fields(next(iter(presets.values()))):
-                table.add_row(field.name, *(str(getattr(value, field.name)) for value in presets.values()))
-            Console().print(table)
+            for domain, own in config.by_domain(presets).items():
+                table = Table("setting", *own, title=f"{title}, {domain}")
+                for field in dataclasses.fields(next(iter(own.values()))):
+                    table.add_row(field.name, *(str(getattr(value, field.name)) for value in own.values()))
+                Console().print(table)
         return 0
 
 

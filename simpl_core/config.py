@@ -203,7 +203,9 @@ META_PRESETS: dict[str, MetaConfig] = {
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
     ),
     "maze-official": _MAZE_META,
-    "maze-fast": replace(_MAZE_META, epochs=200, context_large=1024, batch_size=256, reuse=64.0),
+    "maze-fast": replace(
+        _MAZE_META, epochs=100, context_large=1024, tasks_small=2, tasks_large=12, batch_size=128, reuse=8.0
+    ),
     "maze-small": replace(
         _MAZE_META,
         epochs=2,
@@ -248,6 +250,15 @@ def preset(table: Mapping[str, Stage], name: str, **changes: Any) -> Stage:
     if name not in table:
         raise ConfigError(f"no preset {name!r}; there are {', '.join(table)}")
     return from_dict(type(table[name]), {**dataclasses.asdict(table[name]), **changes})
+
+
+def by_domain(table: Mapping[str, Stage]) -> dict[str, dict[str, Stage]]:
+    """Presets by domain and plain name; a name without a domain before it is the kitchen's."""
+    found: dict[str, dict[str, Stage]] = {}
+    for name, value in table.items():
+        domain, separator, plain = name.partition("-")
+        found.setdefault(domain if separator else "kitchen", {})[plain or name] = value
+    return found
 
 
 def from_dict(stage: type[Stage], values: Mapping[str, Any]) -> Stage:

@@ -1,0 +1,1 @@
+"""Who makes demonstrations: a scripted teleoperator for the kitchen, a planner for mazes."""
