@@ -10,15 +10,19 @@ ARGS ?=
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-STAMPS := $(VENV)/stamps
 
-# A ROS 2 distribution that is sourced brings rclpy and colcon; without one the wheels do.
+# A ROS 2 distribution that is sourced brings rclpy and colcon; without one the wheels do. What was made for the one
+# is no use to the other.
 ifdef ROS_DISTRO
 ROS_EXTRAS :=
 VENV_ARGS := --system-site-packages
+STAMPS := $(VENV)/stamps-$(ROS_DISTRO)
+IN_WORKSPACE := source ros2_ws/install/local_setup.bash &&
 else
 ROS_EXTRAS := ,ros,ros-build
 VENV_ARGS :=
+STAMPS := $(VENV)/stamps
+IN_WORKSPACE :=
 # Nothing leaves the machine unless asked for.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 endif
@@ -48,14 +52,14 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 adapt: install ## install, build, then adapt the simulated arm to an unseen task; ARGS='...' for `simpl adapt`
-	@$(BIN)/simpl adapt $(ARGS)
+	@$(IN_WORKSPACE) $(BIN)/simpl adapt $(ARGS)
 
 test: $(STAMPS)/ros $(STAMPS)/dev ## install what is missing; ruff, mypy, and all tests but the slow ones
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(IN_WORKSPACE) $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMPS)/ros $(STAMPS)/dev ## the slow tests
-	$(BIN)/python -m pytest -m slow
+	$(IN_WORKSPACE) $(BIN)/python -m pytest -m slow
 
 lint: $(STAMPS)/dev ## ruff and mypy
 	$(BIN)/ruff check .
@@ -66,7 +70,7 @@ ros: $(STAMPS)/ros ## build the ROS workspace (for the distribution that is sour
 install: $(STAMPS)/ros ## everything but running it
 
 shell: install ## a shell in which `simpl` is found
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $${SHELL:-/bin/bash} || true
+	@$(IN_WORKSPACE) PATH="$(CURDIR)/$(BIN):$$PATH" $${SHELL:-/bin/bash} || true
 
 clean: ## remove what was installed and built; runs/ stays
 	rm -rf $(VENV) ros2_ws/build ros2_ws/install ros2_ws/log *.egg-info .mypy_cache .pytest_cache .ruff_cache
@@ -75,7 +79,8 @@ $(STAMPS)/venv:
 	@.ci/system-packages $(PYTHON)
 	@.ci/check-python $(PYTHON)
 	@echo "[1/3] creating $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+	@rm -rf ros2_ws/build ros2_ws/install
+	@$(PYTHON) -m venv $(if $(wildcard $(VENV)/stamps*),--clear) $(VENV_ARGS) $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: $(STAMPS)/venv pyproject.toml .ci/constraints.txt

@@ -59,9 +59,10 @@ def build_for_distribution(name: str) -> None:
     colcon_script = shutil.which("colcon")
     if colcon_script is None:
         raise BuildError(f"ROS 2 {name} is sourced without colcon: apt-get install python3-colcon-common-extensions")
-    # Run by this Python, which the nodes' executables then name: it is the one that has simpl_core and its needs.
-    command = [sys.executable, colcon_script, "build", "--symlink-install"]
-    subprocess.run(command, cwd=WORKSPACE, check=True)
+    environment = dict(os.environ)
+    if sys.prefix != sys.base_prefix:
+        environment["VIRTUAL_ENV"] = sys.prefix  # the nodes' executables name it, see `setup.py` of package simpl
+    subprocess.run([colcon_script, "build", "--symlink-install"], cwd=WORKSPACE, env=environment, check=True)
 
 
 def build_for_wheels(prefix: Path) -> None:

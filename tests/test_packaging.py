@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROS_PACKAGE = ROOT / "ros2_ws" / "src" / "simpl"
 VERSION = metadata.version("simpl-core")
 REQUIREMENTS = [Requirement(text) for text in metadata.requires("simpl-core") or []]
-UNPINNED = {"torch", "rliable"}  # chosen by the user; installed by nobody by default
+UNPINNED = {"torch", "simpl-core"}  # chosen by the user; an extra that names another of our extras
 
 
 def installed_with(*extras: str) -> set[str]:
@@ -103,6 +103,59 @@ def test_launch_and_config_files_are_installed(kind: str, source: Path) -> None:
     assert wanted <= {path.name for path in shares[0].iterdir()}, "not installed: make ros"
 
 
+def test_launch_files_need_nothing_but_numpy() -> None:
+    """`ros2 launch` runs in the distribution's own Python, which has numpy and none of the project's dependencies."""
+    code = (
+        "import sys, sysconfig, simpl.graph, simpl.runtime_env, simpl.front.preflight, simpl.front.supervisor\n"
+        "site = sysconfig.get_path('purelib')\n"
+        "files = {name.split('.')[0]: getattr(m, '__file__', None) or '' for name, m in sys.modules.items()}\n"
+        "print(*sorted(name for name, file in files.items() if file.startswith(site) and '__editable__' not in name))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "numpy" in result.stdout
+    ours = {"simpl", "simpl_core", "sim", "_distutils_hack", "ros_wheels_bootstrapper"}
+    assert set(result.stdout.split()) - ours == {"numpy"}
+
+
+def test_sourcing_the_workspace_shows_the_libraries_to_the_launch_files() -> None:
+    relative = Path("share", "simpl_interfaces", "environment", "repository.dsv")
+    prefixes = [*filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
+    hooks = [Path(prefix) / relative for prefix in prefixes if (Path(prefix) / relative).is_file()]
+    assert hooks, "the ROS workspace is not built: make ros"
+    action, variable, folder = hooks[0].read_text(encoding="utf-8").strip().split(";")
+    assert (action, variable) == ("prepend-non-duplicate", "PYTHONPATH")
+    assert all(Path(folder, package, "__init__.py").is_file() for package in ("simpl_core", "sim", "export"))
+
+
+def nodes_python(colcons_python: Path, active: Path | None) -> str:
+    """The Python that the nodes' executables would name."""
+    code = (
+        f"import sys, setuptools; sys.executable = {str(colcons_python)!r}\n"
+        "from distutils.core import run_setup\n"
+        "run_setup('setup.py', stop_after='init')\n"
+        "print(sys.executable)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment |= {"VIRTUAL_ENV": str(active)} if active else {}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(
+        command, cwd=ROS_PACKAGE, env=environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout.strip()
+
+
+def test_the_nodes_run_in_a_virtual_environment_though_colcon_does_not(tmp_path: Path) -> None:
+    active, other, system = tmp_path / "active", tmp_path / "other", tmp_path / "usr"
+    for folder in (active, other):
+        folder.mkdir()
+        (folder / "pyvenv.cfg").touch()
+    assert nodes_python(system / "bin" / "python3", active) == str(active / "bin" / "python")
+    assert nodes_python(other / "bin" / "python3", active) == str(other / "bin" / "python")
+    beside = ROOT / ".venv" / "pyvenv.cfg"
+    assert nodes_python(system / "bin" / "python3", None) == str(
+        ROOT / ".venv" / "bin" / "python" if beside.is_file() else system / "bin" / "python3"
+    )
+
+
 @pytest.mark.slow
 def test_wheel_holds_the_packages_and_their_data(tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -122,10 +175,11 @@ def test_wheel_holds_the_packages_and_their_data(tmp_path: Path) -> None:
 # --- the tools that `make` calls ------------------------------------------------------------------------------------
 
 
-def run_tool(name: str, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_tool(name: str, *arguments: str, path: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **({"PATH": str(path)} if path else {})}
     for variable in ("ROS_DISTRO", "CC", "CXX"):
         environment.pop(variable, None)
+    environment |= more
     command = [shutil.which("bash") or "bash", str(ROOT / ".ci" / name), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -145,6 +199,15 @@ def test_a_python_too_old(tmp_path: Path) -> None:
     result = run_tool("check-python", str(old))
     assert result.returncode == 1
     assert f"SiMPL needs Python 3.10 to 3.13; {old} is 3.9." in result.stderr
+
+
+def test_a_python_the_distribution_was_not_built_for(tmp_path: Path) -> None:
+    other = script(tmp_path / "python3", 'case "$2" in *rclpy*) exit 1 ;; *) echo 3.11 ;; esac')
+    result = run_tool("check-python", str(other), ROS_DISTRO="kilted")
+    assert result.returncode == 1
+    assert f"ROS 2 kilted is sourced, but {other} (3.11) cannot import its rclpy." in result.stderr
+    fitting = script(tmp_path / "python3", 'case "$2" in *rclpy*) exit 0 ;; *) echo 3.12 ;; esac')
+    assert run_tool("check-python", str(fitting), ROS_DISTRO="kilted").returncode == 0
 
 
 def test_no_python() -> None:
@@ -169,6 +232,37 @@ def test_missing_compiler_is_named_with_its_remedy(tmp_path: Path) -> None:
     assert "SiMPL cannot be built here: missing g++" in result.stderr
     assert "apt-get install -y --no-install-recommends g++" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("made_for", "sourced", "wanted"),
+    [
+        ("stamps", "kilted", "--clear --system-site-packages"),
+        ("stamps-humble", "jazzy", "--clear --system-site-packages"),
+        ("stamps-humble", "", "--clear"),
+    ],
+)
+def test_what_was_installed_for_another_ros_is_not_used(
+    made_for: str, sourced: str, wanted: str, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    ignore = shutil.ignore_patterns("build", "install", "log", "__pycache__")
+    for name in (".ci", "ros2_ws", "launch"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore, symlinks=True)
+    done = tmp_path / ".venv" / made_for
+    done.mkdir(parents=True)
+    environment = {**os.environ, "ROS_DISTRO": sourced}
+    if not sourced:
+        del environment["ROS_DISTRO"]
+    for stamp in ("venv", "packages", "ros"):
+        (done / stamp).touch()
+    result = subprocess.run(
+        ["make", "-n", "install"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    (creation,) = [line.split() for line in result.stdout.splitlines() if " -m venv " in line]
+    assert creation[3:] == [*wanted.split(), ".venv"]
+    assert "rm -rf ros2_ws/build ros2_ws/install" in result.stdout
 
 
 def test_whole_machine_needs_nothing(tmp_path: Path) -> None:

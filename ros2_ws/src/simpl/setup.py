@@ -1,10 +1,30 @@
 """ROS package `simpl`: five nodes, their configuration, and the launch files (`launch` links to the repository's)."""
 
+import os
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 NODES = ("policy", "guard", "bridge", "learner", "arm_sim")
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def nodes_python() -> str:
+    """The Python that the nodes' executables name: one that has simpl_core and its needs.
+
+    A distribution's colcon runs in the system's Python, which lacks them. So a virtual environment is preferred: the
+    one that colcon runs in, the active one, or `.venv` beside this workspace.
+    """
+    active = os.environ.get("VIRTUAL_ENV")
+    candidates = [Path(sys.executable).parents[1], *([Path(active)] if active else []), REPOSITORY / ".venv"]
+    environments = [folder for folder in candidates if (folder / "pyvenv.cfg").is_file()]
+    return str(environments[0] / "bin" / "python") if environments else sys.executable
+
+
+# What setuptools writes into the executables' first line. Its option for that, build_scripts.executable, is not read
+# by `develop`, which colcon's --symlink-install uses.
+sys.executable = nodes_python()
 
 setup(
     name="simpl",

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.bundle import Bundle
 from simpl.front.run_report import REPORT, load_report
 from simpl.front.supervisor import installed_executable
 from simpl.graph import AdaptSettings, NodeSpec, adapt_graph
 from simpl_core.errors import ConfigError, EnvironmentMissingError
+
+if TYPE_CHECKING:
+    from export.bundle import Bundle
 
 DISK_NEEDED = 500 * 2**20
 """Free space a run asks for [bytes]; one of 70 episodes writes about a tenth of it."""
@@ -47,6 +50,8 @@ def preflight(settings: AdaptSettings) -> Ready:
     Raises:
         SimplError: the first thing that is wrong, in one line.
     """
+    from export.bundle import Bundle  # onnxruntime, which the Python that runs `ros2 launch` need not have
+
     check_ros()
     bundle = Bundle.open(settings.bundle or shipped_bundle())
     bundle.path("learner")  # refuses a bundle without the checkpoint that fine-tuning starts from
@@ -61,9 +66,10 @@ def preflight(settings: AdaptSettings) -> Ready:
 
 def check_ros() -> None:
     """Raises EnvironmentMissingError when this Python cannot talk ROS; says how to get it."""
+    remedy = "`make ros`" + (", then source ros2_ws/install/setup.bash" if os.environ.get("ROS_DISTRO") else "")
     for module in ("rclpy", "simpl_interfaces"):
         if importlib.util.find_spec(module) is None:
-            raise EnvironmentMissingError(f"the ROS workspace is not built: no Python module {module}; run `make ros`")
+            raise EnvironmentMissingError(f"the ROS workspace is not there: no Python module {module}; run {remedy}")
 
 
 def shipped_bundle() -> Path:
