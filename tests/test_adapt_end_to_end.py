@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,10 +19,20 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+
+from simpl.core.journal import read_records  # noqa: E402
+from simpl.core.transition import unpack  # noqa: E402
+
 TASK = "kettle > microwave > slide cabinet"
 STEPS = 180
 """Control steps an episode: 18 skills, so that four episodes make one batch of preset `small`."""
 SHORT = ["--conditioning", "2", "--evaluation", "1", "--episodes", "2", "--max-steps", str(STEPS), "--preset", "small"]
+SCORES = ("subtasks_conditioning", "subtasks_after_conditioning", "subtasks_finetune", "subtasks_final")
 PATIENCE = 300.0
 """Longest wait for anything [s]: test machines are busy."""
 
@@ -30,7 +41,8 @@ class Run:
     """A running `simpl adapt`, with what it prints."""
 
     def __init__(self, out: Path, *arguments: str) -> None:
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(50 + os.getpid() % 50), "OMP_NUM_THREADS": "1"}
+        self.domain = 50 + os.getpid() % 50
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "simpl_core.cli", "adapt", "--out", str(out), *arguments]
         self.out = out
         self.process = subprocess.Popen(
@@ -109,8 +121,7 @@ def test_the_whole_loop(adapt) -> None:
     report = run.report()
     assert report["task"] == TASK
     assert (report["conditioning_episodes"], report["finetune_episodes"]) == (2, 2)
-    lists = ("subtasks_conditioning", "subtasks_after_conditioning", "subtasks_finetune", "subtasks_final")
-    assert [len(report[name]) for name in lists] == [2, 1, 2, 1]
+    assert [len(report[name]) for name in SCORES] == [2, 1, 2, 1]
     assert report["transitions_sent"] == report["transitions_stored"] == recorded_steps(report) == 6 * STEPS
     assert report["control"]["ticks"] >= 6 * STEPS
     assert report["control"]["missed"] == 0
@@ -130,9 +141,12 @@ def test_the_whole_loop(adapt) -> None:
 def test_nothing_is_lost_when_the_learner_is_killed_half_way(adapt) -> None:
     run = adapt("--no-video")
     run.wait_for("finetune 1/2")
-    os.kill(run.nodes()["learner"], signal.SIGKILL)
+    learner = run.nodes()["learner"]
+    segments = set(re.findall(r"/dev/shm/fastdds_[0-9a-f]{16}", Path(f"/proc/{learner}/maps").read_text()))
+    os.kill(learner, signal.SIGKILL)
     run.wait_for("learner died (SIGKILL)")
     assert run.finish() == 0, run.text
+    assert segments and not any(Path(segment).exists() for segment in segments), "shared memory is left behind"
     report = run.report()
     assert report["transitions_sent"] == report["transitions_stored"] == recorded_steps(report) == 6 * STEPS
     assert len(report["subtasks_finetune"]) == 2
@@ -147,7 +161,7 @@ def test_ctrl_c_stops_the_arm_and_all_processes_and_the_run_can_be_continued(ada
     assert run.nodes() == {}
     assert "the guard's last command was zero velocity" in run.text
     interrupted = run.report()
-    assert interrupted["interrupted"]
+    assert interrupted["interrupted"] and interrupted["warnings"] == []
     done = len(interrupted["episodes"])
     assert 2 <= done < 6
 
@@ -155,8 +169,57 @@ def test_ctrl_c_stops_the_arm_and_all_processes_and_the_run_can_be_continued(ada
     assert run.finish() == 0, run.text
     report = run.report()
     assert not report["interrupted"]
-    assert report["episodes"][:done] == interrupted["episodes"] or len(report["episodes"]) == 6
+    assert report["episodes"][:done] == interrupted["episodes"] and len(report["episodes"]) == 6
+    assert report["control"]["ticks"] >= recorded_steps(report), "of both starts"
     assert report["transitions_sent"] == report["transitions_stored"] >= 6 * STEPS
+
+
+def call(domain: int, service: str) -> None:
+    """Call a service of type Trigger as an operator would, and wait until it is done."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = rclpy.create_node("operator", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    try:
+        client = node.create_client(Trigger, service)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            assert time.monotonic() < deadline, f"{service} is refused or absent"
+            if not client.service_is_ready():
+                executor.spin_once(timeout_sec=0.1)
+                continue
+            future = client.call_async(Trigger.Request())
+            executor.spin_until_future_complete(future, timeout_sec=10.0)
+            if future.done() and future.result().success:
+                return
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_an_estop_holds_the_run_until_the_reset_and_nothing_of_the_stop_is_learned(adapt) -> None:
+    run = adapt("--no-video")
+    run.wait_for("conditioning 1/2")
+    call(run.domain, "guard/estop")
+    run.wait_for("the guard holds the arm until guard/reset is called (e-stop: e-stop pressed)")
+    journal = run.out / "bridge" / "journal"
+    before = len(read_records(journal))
+    time.sleep(3.0)
+    assert len(read_records(journal)) == before, "nothing goes on"
+    call(run.domain, "guard/reset")
+    assert run.finish() == 0, run.text
+
+    report = run.report()
+    assert [len(report[name]) for name in SCORES] == [2, 1, 2, 1]
+    (warning,) = report["warnings"]
+    assert "is repeated: the guard stopped the arm" in warning and "e-stop pressed" in warning
+    transitions = [unpack(data) for data in read_records(journal)]
+    assert report["transitions_sent"] == report["transitions_stored"] == len(transitions)
+    assert not any(one.guard_flags for one in transitions)
+    assert sum(one.terminated or one.truncated for one in transitions) == 6
+    assert report["guard_interventions"] == 0
 
 
 def test_a_dead_guard_ends_the_run_with_its_log(adapt) -> None:

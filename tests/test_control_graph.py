@@ -123,7 +123,7 @@ def test_there_is_one_command_per_action_and_none_changes_the_motion(lockstep):
     by_tick = {state.tick: state for state in lockstep.guard_states if state.tick}
     states = [by_tick[tick.tick] for tick in ticks]
     assert [state.mode for state in states] == [Mode.RUNNING] * STEPS + [Mode.STOPPED]
-    assert {state.flags for state in states[:-1]} <= {0, int(Flags.POSITION_LIMIT)}
+    assert {state.flags for state in states[:-1]} == {0}
     assert states[-1].flags == Flags.EPISODE_END
     assert len([state for state in lockstep.guard_states if state.tick in {tick.tick for tick in ticks}]) == STEPS + 1
 
@@ -247,7 +247,7 @@ def real_time(real_time_nodes: RealTime) -> RealTime:
 
 @pytest.fixture
 def doomed(rig: RosRig, random_bundle: Path) -> RealTime:
-    """For tests that kill: what is killed stays announced for a while and would confuse its successor."""
+    """For tests that kill: other tests want every process alive."""
     nodes = RealTime(rig, random_bundle)
     nodes.set_in_motion()
     return nodes
@@ -338,7 +338,7 @@ class LoneGuard:
         self.guard_states = rig.listen(topics.GUARD_STATE)
         self.actions = topics.POLICY_ACTION.publisher(rig.node)
         self.joints = topics.JOINT_STATES.publisher(rig.node)
-        rig.start("guard", action_timeout=0.05, state_timeout=10.0, zero_repeat=0.0)
+        self.start()
         self.tick = 0
         wait_for(lambda: self.actions.get_subscription_count() == 1 and self.joints.get_subscription_count() == 1)
         wait_for(lambda: rig.node.count_publishers(self.commands_topic) == 1)
@@ -346,6 +346,9 @@ class LoneGuard:
         wait_for(self.moves)
 
     commands_topic = topics.COMMANDS.name
+
+    def start(self) -> None:
+        self.rig.start("guard", action_timeout=0.05, state_timeout=10.0, zero_repeat=0.0)
 
     def moves(self) -> bool:
         self.sense(INITIAL_POSITION[:9])
@@ -436,6 +439,28 @@ def test_a_second_publisher_of_commands_is_a_fault(lone_guard):
     assert not lone_guard.rig.call(topics.GUARD_RESET).success
     lone_guard.rig.node.destroy_publisher(intruder)
     wait_for(lambda: lone_guard.sense(INITIAL_POSITION[:9]) or lone_guard.rig.call(topics.GUARD_RESET).success)
+
+
+def test_a_guard_started_again_after_kill_9_takes_over_and_still_finds_a_live_stranger(lone_guard):
+    """Its dead predecessor stays announced to others for its lease, but tells a newcomer nothing any more."""
+    lone_guard.rig.finish("guard", signal.SIGKILL)
+    lone_guard.start()
+    first = len(lone_guard.guard_states)
+    wait_for(lambda: lone_guard.moves() and len(lone_guard.guard_states) > first)
+    for _ in range(30):  # a second and more: the guard looks around ten times a second
+        assert lone_guard.answer(lone_guard.act(np.full(9, 0.1), step=0)).mode == Mode.RUNNING
+        time.sleep(0.04)
+    intruder = topics.COMMANDS.publisher(lone_guard.rig.node)
+    assert lone_guard.guard_states.wait(lambda state: state.flags & Flags.SECOND_PUBLISHER).mode == Mode.FAULT
+    lone_guard.rig.node.destroy_publisher(intruder)
+
+
+def test_a_reset_is_heard_by_those_who_wait_for_it(lone_guard):
+    assert lone_guard.rig.call(topics.GUARD_ESTOP).success
+    heard = len(lone_guard.guard_states)
+    wait_for(lambda: lone_guard.sense(INITIAL_POSITION[:9]) or lone_guard.rig.call(topics.GUARD_RESET).success)
+    released = lone_guard.guard_states.wait(lambda state: state.mode == Mode.STOPPED, start=heard)
+    assert "reset" in released.reason and not np.any(released.velocity)
 
 
 def test_flags_and_modes_have_the_values_of_the_message():

@@ -23,6 +23,7 @@ from simpl.core.commands import (
     Store,
 )
 from simpl.core.episode_machine import EpisodeMachine, State
+from simpl.core.guard import Mode
 from simpl.core.plan import RunPlan, open_plan
 from simpl.core.policy_types import PolicyTick
 from simpl.core.recorder import GUARD_WAIT, EpisodeRecorder, GuardRecord
@@ -229,9 +230,9 @@ def test_seq_counts_what_was_stored() -> None:
 # --- the guard's records ------------------------------------------------------------------------------------------
 
 
-def recorder_with(*guards: GuardRecord, steps: int = 3) -> EpisodeRecorder:
+def recorder_with(*guards: GuardRecord, steps: int = 3, lockstep: bool = True) -> EpisodeRecorder:
     world = begun()
-    recorder = EpisodeRecorder(1, "conditioning", world.machine._task, STEPS)
+    recorder = EpisodeRecorder(1, "conditioning", world.machine._task, STEPS, lockstep=lockstep)
     for guard in guards:
         recorder.on_guard(guard)
     for step in range(steps):
@@ -251,19 +252,35 @@ def test_guard_records_are_matched_by_tick_not_by_order_of_arrival() -> None:
 
 def test_a_transition_waits_for_the_guard_but_not_for_ever() -> None:
     recorder = recorder_with()
-    assert recorder.take(0.0) == []
-    late = recorder.take(GUARD_WAIT)
-    assert [len(one.velocity_executed) for one in late] == [0, 0]
+    assert recorder.take(0.0) == [] and not recorder.broken
+    assert recorder.take(GUARD_WAIT) == []
+    assert recorder.broken == "the guard's record of step 0 did not arrive"
 
 
 def test_a_skipped_guard_record_is_not_waited_for_when_a_later_one_came() -> None:
     recorder = recorder_with(GuardRecord(101, 0, np.zeros(9)))
-    first, second = recorder.take(0.0)
-    assert len(first.velocity_executed) == 0 and len(second.velocity_executed) == 9
+    assert recorder.take(0.0) == []
+    assert recorder.broken
+
+
+def test_an_action_the_guard_did_not_let_through_makes_no_transition() -> None:
+    stopped = GuardRecord(101, 256, np.zeros(9), Mode.ESTOP, "e-stop pressed")
+    recorder = recorder_with(GuardRecord(100, 0, np.zeros(9)), stopped, GuardRecord(102, 0, np.zeros(9)), steps=4)
+    assert [one.step for one in recorder.take(0.0)] == [0]
+    assert recorder.broken == "the guard stopped the arm at step 1: e-stop pressed"
+    assert recorder.take(0.0) == [] and not recorder.complete
+
+
+def test_zeros_of_the_guard_break_an_episode_only_between_its_actions() -> None:
+    zeros = GuardRecord(0, 32, np.zeros(9), Mode.STOPPED, "no action for 2.0 s")
+    recorder = recorder_with(zeros, GuardRecord(100, 0, np.zeros(9)))  # at rest before the first action
+    assert not recorder.broken
+    recorder.on_guard(zeros)
+    assert recorder.broken == "the guard stopped the arm: no action for 2.0 s"
 
 
 def test_commands_without_an_action_are_not_taken_for_one() -> None:
-    recorder = recorder_with(GuardRecord(0, 16, np.zeros(9)))
+    recorder = recorder_with(GuardRecord(0, 16, np.zeros(9), Mode.STOPPED))
     assert recorder.take(0.0) == []
 
 
@@ -319,6 +336,71 @@ def test_a_lost_action_breaks_the_episode_rather_than_its_transitions() -> None:
     assert steps == [0, 1, 2, 3]
     assert "actions 5 to 6 did not arrive" in world.machine.warnings[0]
     assert len(world.of(EpisodeDone)) == 6
+
+
+def test_by_the_wall_clock_a_pause_for_something_late_is_flagged_and_goes_on() -> None:
+    zeros = GuardRecord(0, 32, np.zeros(9), Mode.STOPPED, "no action for 0.2 s")
+    moving = [GuardRecord(tick, 0, np.ones(9)) for tick in (100, 101, 102)]
+    late = GuardRecord(103, 64, np.zeros(9), Mode.STOPPED, "joint state is 0.2 s old")
+    recorder = recorder_with(moving[0], moving[1], zeros, moving[2], late, steps=5, lockstep=False)
+    taken = recorder.take(0.0)
+    assert not recorder.broken
+    assert sum(one.guard_flags for one in taken) == 32 + 64 and recorder.interventions == 2
+    assert taken[3].guard_flags == 64 and not taken[3].velocity_executed.any()
+    pressed = recorder_with(moving[0], GuardRecord(0, 256, np.zeros(9), Mode.ESTOP, "pressed"), lockstep=False)
+    assert pressed.broken == "the guard stopped the arm: pressed"
+
+
+def test_by_the_wall_clock_an_action_may_be_overtaken_but_a_silent_guard_breaks_the_episode() -> None:
+    # The guard reads the newest action only: on a busy machine 101 was there before it had looked at 100.
+    recorder = recorder_with(GuardRecord(101, 0, np.ones(9)), steps=4, lockstep=False)
+    overtaken, executed = recorder.take(0.0)
+    assert overtaken.guard_flags == 32 and overtaken.velocity_executed.size == 0
+    assert executed.guard_flags == 0 and executed.velocity_executed.size == 9
+    assert recorder.interventions == 1 and not recorder.broken
+    assert recorder.take(GUARD_WAIT) == [] and recorder.broken  # of 102 it says nothing for long
+
+
+@pytest.mark.parametrize("mode", [Mode.ESTOP, Mode.FAULT])
+def test_a_latched_guard_costs_the_episode_and_holds_the_run_until_its_reset(mode: Mode) -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(8))
+    world.do(world.machine.on_guard(GuardRecord(0, 256, np.zeros(9), mode, "somebody said so"), world.now))
+    assert isinstance(world.log[-1], EndEpisode)
+    world.run(limit=300.0)  # longer than any patience
+    assert world.machine.state is State.HELD
+    assert world.machine.status == f"waiting for guard/reset: {mode.name}, somebody said so"
+    assert len(world.of(ResetScene)) == 1 and not world.of(EpisodeDone)
+
+    world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "reset"), world.now))
+    world.run()
+    again = world.of(BeginEpisode)[1]
+    assert again.episode == begin.episode + 1 and again.seed == begin.seed
+    assert len(world.of(EpisodeDone)) == 6
+    abandoned = [one for one in world.transitions() if one.episode == begin.episode]
+    assert [one.step for one in abandoned] == list(range(7))  # a transition needs the next observation
+    assert world.machine.warnings == ["episode 1 is repeated: the guard stopped the arm: somebody said so"]
+
+
+def test_a_guard_that_latches_between_episodes_lets_none_begin() -> None:
+    world = begun()
+    world.run(until=ResetScene)
+    world.do(world.machine.on_guard(GuardRecord(0, 256, np.zeros(9), Mode.ESTOP, "pressed"), world.now))
+    world.do(world.machine.on_answer(world.of(ResetScene)[0], True, "", world.now))
+    assert world.machine.state is State.HELD and not world.of(BeginEpisode)
+    assert not world.machine.warnings
+
+
+def test_a_stop_ends_a_run_that_is_held() -> None:
+    world = begun()
+    world.run(until=ResetScene)
+    world.do(world.machine.on_guard(GuardRecord(0, 256, np.zeros(9), Mode.ESTOP, "pressed"), world.now))
+    world.do(world.machine.on_answer(world.of(ResetScene)[0], True, "", world.now))
+    world.do(world.machine.request_stop("interrupted", world.now))
+    assert world.of(Finish) == [Finish("interrupted")]
 
 
 def test_an_observation_with_nan_breaks_the_episode() -> None:

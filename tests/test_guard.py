@@ -98,6 +98,23 @@ def test_a_joint_near_its_limit_is_slowed_and_the_others_go_on():
     assert command.flags == Flags.POSITION_LIMIT
 
 
+def test_what_the_arms_own_end_would_have_cut_off_anyway_is_no_intervention():
+    limits = MotionLimits(make_profile(margin=0.0))
+    # Both joints have 0.05 rad left and want 0.1 rad in the period: they end at 1.0 and -1.0 with a guard or without.
+    velocity, flags = limits.apply(np.array([1.0, -1.0, 0.5]), np.zeros(3), np.array([0.95, -0.95, 0.0]))
+    np.testing.assert_allclose(velocity, [0.5, -0.5, 0.5])
+    assert flags == Flags.NONE
+    velocity, flags = limits.apply(np.array([1.0, 0.0, 0.0]), np.zeros(3), np.array([1.02, 0.0, 0.0]))
+    assert velocity[0] == 0.0 and flags == Flags.NONE  # beyond its end, by noise of the sensor
+
+
+def test_braking_for_the_end_is_an_intervention_with_no_margin_too():
+    limits = MotionLimits(make_profile(acceleration=5.0, margin=0.0))
+    velocity, flags = limits.apply(np.array([2.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]), np.array([0.7, 0.0, 0.0]))
+    assert velocity[0] * PERIOD + velocity[0] ** 2 / 10.0 == pytest.approx(0.3)
+    assert flags == Flags.POSITION_LIMIT
+
+
 def test_a_joint_beyond_its_limit_may_come_back():
     command = Rig().at(0.95, 0.0, -2.0).act([-1.0, 0.0, 1.5])
     np.testing.assert_array_equal(command.velocity, [-1.0, 0.0, 1.5])
@@ -253,7 +270,7 @@ def test_an_episode_begun_again_under_its_old_number_moves(rig):
 
 def test_reset_with_nothing_latched_changes_nothing(rig):
     rig.act([1.0, 0.0, 0.0])
-    assert rig.guard.reset() == (True, "nothing is latched")
+    assert rig.guard.reset() == (True, "nothing is latched", None)
     assert rig.guard.mode is Mode.RUNNING
 
 

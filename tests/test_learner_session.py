@@ -15,6 +15,7 @@ from simpl.core import learner_session
 from simpl.core.learner_session import LearnerSession
 from simpl.core.model_store import ModelStore, ModelUpdate
 from simpl.core.transition import Transition
+from simpl_core.adapt import FineTuner
 from simpl_core.config import ADAPT_PRESETS
 from simpl_core.errors import BundleError
 
@@ -184,6 +185,36 @@ def test_killed_before_the_first_checkpoint(bundle: Bundle, tmp_path: Path) -> N
     after = LearnerSession(bundle, folder, CONFIG, seed=0)
     assert weights(after.train(0.0)) == wanted
     after.close()
+
+
+def test_a_stop_comes_between_two_gradient_steps_and_the_next_start_makes_the_update_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, reuse=80.0)  # ten gradient steps an episode
+    whole, stopped = (LearnerSession(bundle, tmp_path / name, config, seed=0) for name in ("whole", "stopped"))
+    condition(whole)
+    condition(stopped)
+    wanted = weights(feed(whole, 9, "finetune"))
+    assert whole.progress.gradient_steps == 10
+    whole.close()
+
+    update, taken = FineTuner.update, []
+
+    def step(tuner: FineTuner, steps: int) -> dict[str, float]:
+        taken.append(steps)
+        if len(taken) == 3:
+            stopped.stopping.set()  # as on a signal, from the main thread
+        return update(tuner, steps)
+
+    monkeypatch.setattr(FineTuner, "update", step)
+    assert feed(stopped, 9, "finetune") is None
+    assert taken == [1, 1, 1]
+    assert stopped.status()["considered_seq"] < 9 * STEPS  # or a robot would not wait for the model any more
+    stopped.close()
+    monkeypatch.undo()
+    again = LearnerSession(bundle, tmp_path / "stopped", config, seed=0)
+    assert weights(again.train(0.0)) == wanted
+    again.close()
 
 
 def test_training_that_goes_astray_is_taken_back(session: LearnerSession, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_repeated_delivery_is_no_news(store: ModelStore, make_update: Callable
     update = make_update(280)
     assert store.offer(update) is not None
     assert store.offer(update) is None
-    assert store.accepted == 1 and not store.refused
+    assert len(store.accepted) == 1 and not store.refused
 
 
 def damaged(update: ModelUpdate) -> ModelUpdate:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from simpl.core.commands import EpisodeDone
+from simpl.core.episode_log import ControlLog, EpisodeLog, Tally
 from simpl.core.plan import RunPlan
-from simpl.core.report import ControlLog, RunFacts, StreamCounts, build_report, write_report
+from simpl.core.report import RunFacts, StreamCounts, build_report, write_report
 
 AGREED = {
     "task", "bundle_version", "conditioning_episodes", "finetune_episodes", "subtasks_conditioning",
@@ -25,17 +26,17 @@ def done(phase: str, score: int, episode: int = 1) -> EpisodeDone:
 
 def facts(**changes: object) -> RunFacts:
     settings: dict[str, object] = {
-        "bundle_version": "base", "robot_uuid": "r", "model_updates": 2, "models_refused": {"bad": "damaged"},
-        "wall_seconds": 12.344, "phase_seconds": {"conditioning": 3.0}, "bridge_starts": 1, "interrupted": False,
-        "reason": "", "warnings": [],
+        "bundle_version": "base", "robot_uuid": "r", "wall_seconds": 12.344, "bridge_starts": 1, "interrupted": False,
+        "reason": "",
     }  # fmt: skip
     return RunFacts(**(settings | changes))  # type: ignore[arg-type]
 
 
 def report(**changes: object) -> dict:
     results = [done("conditioning", 0), done("conditioning", 1), done("evaluation", 1), done("finetune", 1)]
-    counts = StreamCounts(sent=1120, stored=1119, resent=7, unacknowledged=1, duplicates_dropped=6)
-    return build_report(RunPlan("microwave > kettle"), results, counts, ControlLog(), facts(**changes))
+    counts = StreamCounts(sent=1120, stored=1119, unacknowledged=1, duplicates_dropped=6)
+    tally = Tally(phase_seconds={"conditioning": 3.0}, models_refused={"bad": "damaged"}, models_accepted=["a", "b"])
+    return build_report(RunPlan("microwave > kettle"), results, counts, tally, facts(**changes))
 
 
 def test_the_agreed_keys_and_their_values() -> None:
@@ -93,6 +94,31 @@ def test_missed_ticks_add_up_over_restarts_of_the_policy() -> None:
     for missed in (0, 2, 5, 1, 1, 4):  # restarted after 5
         control.status(missed)
     assert control.missed == 9
+
+
+def test_counts_go_on_over_restarts_of_the_bridge_and_a_torn_line_costs_one_episode(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    latencies = np.arange(1, 31, dtype=float)
+    for start in range(3):  # three starts of the bridge, an episode of ten ticks at 10 Hz in each, and a death
+        log = EpisodeLog(path)
+        for number in range(10):
+            log.tally.control.tick(start, latencies[10 * start + number], 0.1 * number)
+        log.tally.control.status(missed=2)
+        log.tally.phase_seconds["finetune"] = log.tally.phase_seconds.get("finetune", 0.0) + 1.5
+        log.tally.warnings.append(f"warning {start}")
+        log.append(done("finetune", 1, episode=start))
+        log.tally.control.tick(start + 100, 1e6, 0.0)  # of an episode that was never finished
+        with path.open("a") as file:
+            file.write('\n{"result": {"epis')
+    whole = EpisodeLog(path)
+    assert whole.tally.control.summary() == {
+        "rate_hz": pytest.approx(10.0), "ticks": 30, "missed": 6,
+        "latency_ms_p50": pytest.approx(np.quantile(latencies, 0.5)),
+        "latency_ms_p99": pytest.approx(np.quantile(latencies, 0.99)),
+    }  # fmt: skip
+    assert whole.tally.phase_seconds == {"finetune": 4.5}
+    assert whole.tally.warnings == ["warning 0", "warning 1", "warning 2"]
+    assert whole.results == {start: done("finetune", 1, episode=start) for start in range(3)}
 
 
 def test_a_run_without_a_tick_has_a_report_too() -> None:

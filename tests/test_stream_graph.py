@@ -66,12 +66,14 @@ class RobotDouble(Node):
         self.guard = interfaces.GUARD_STATE.publisher(self)
         self.status = interfaces.POLICY_STATUS.publisher(self)
         self.models = interfaces.MODEL_UPDATE.publisher(self)
+        self.resets = 0
         interfaces.SCENE_RESET.server(self, self.on_reset)
-        interfaces.BEGIN_EPISODE.server(self, self.on_begin)
+        self.beginner = interfaces.BEGIN_EPISODE.server(self, self.on_begin)
         interfaces.END_EPISODE.server(self, self.on_end)
         interfaces.STAGE_MODEL.server(self, self.on_stage)
 
     def on_reset(self, _: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        self.resets += 1
         response.success = True
         return response
 
@@ -281,6 +283,20 @@ def test_ctrl_c_ends_the_episode_and_leaves_a_report(graph: Graph) -> None:
     # No learner ever ran: everything is still in the journal, and the report says so.
     kept = read_records(graph.folder / "bridge" / "journal")
     assert report["stream"]["unacknowledged"] == len(kept) >= STEPS + STEPS // 2 - 10
+
+
+def test_no_scene_is_reset_while_there_is_no_policy_to_act_in_it(graph: Graph) -> None:
+    only = {"conditioning_episodes": 3, "evaluation_episodes": 0, "finetune_episodes": 0, "final_episodes": 0}
+    bridge = graph.bridge(**only, drain_wait=0.5)
+    at_step(graph, 1, STEPS // 2)
+    graph.robot.destroy_service(graph.robot.beginner)
+    wait_for(lambda: "begin_episode is not there" in graph.logs(), graph)
+    before = graph.robot.resets
+    time.sleep(2.0)  # four times it is tried again meanwhile
+    assert graph.robot.resets == before == 1
+    graph.robot.beginner = interfaces.BEGIN_EPISODE.server(graph.robot, graph.robot.on_begin)
+    assert ended(bridge, graph) == 0, graph.logs()
+    assert graph.robot.resets == len(graph.robot.begun) == 3
 
 
 def test_the_learner_says_no_more_than_is_on_its_disk(graph: Graph) -> None:

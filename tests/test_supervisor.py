@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from simpl.front import shared_memory
 from simpl.front.supervisor import Supervisor, installed_executable, log_tail
 from simpl.graph import NodeSpec
 from simpl_core.errors import EnvironmentMissingError
@@ -85,14 +87,16 @@ def started(diary: Path, count: int) -> Callable[[], bool]:
     return lambda: sum(line.endswith("started") for line in lines(diary)) >= count
 
 
-def test_nodes_stop_one_after_the_other_policy_first_and_plant_last(tmp_path, diary, find) -> None:
+def test_nodes_stop_in_order_actors_first_and_plant_last(tmp_path, diary, find) -> None:
     names = ("arm_sim", "learner", "bridge", "guard", "policy")
     with Supervisor(specs(*names), tmp_path / "logs", find_executable=find) as supervisor:
         until(started(diary, 5))
         pids = supervisor.pids
         assert set(pids) == set(names)
         assert supervisor.poll() == []
-    assert lines(diary)[5:] == [f"{name} SIGINT" for name in ("policy", "guard", "bridge", "learner", "arm_sim")]
+    stopped = lines(diary)[5:]
+    assert set(stopped[:2]) == {"policy SIGINT", "bridge SIGINT"}  # together: neither waits for the other
+    assert stopped[2:] == [f"{name} SIGINT" for name in ("guard", "learner", "arm_sim")]
     assert not any(alive(pid) for pid in pids.values())
 
 
@@ -223,6 +227,20 @@ def test_ctrl_c_reaches_only_the_supervisor_which_stops_the_nodes_in_order(paren
     assert lines(diary)[2:] == ["policy SIGINT", "guard SIGINT"]
     assert not any(alive(pid) for pid in pids)
     assert all(os.getpgid(0) != pid for pid in pids)
+
+
+def test_shared_memory_is_removed_when_its_owner_is_gone_and_kept_while_it_lives(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shared_memory, "SETTLED", 0.0)
+    for digit in "0123":
+        (tmp_path / f"fastdds_{digit * 16}").write_bytes(b"segment")
+        (tmp_path / f"fastdds_{digit * 16}_el").touch()
+    (tmp_path / "fastdds_port7413_el").touch()
+    with (tmp_path / f"fastdds_{'2' * 16}_el").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert shared_memory.remove_dead_segments(tmp_path) == 3
+        kept = {f"fastdds_{'2' * 16}", f"fastdds_{'2' * 16}_el", "fastdds_port7413_el"}
+        assert {path.name for path in tmp_path.iterdir()} == kept
+    assert shared_memory.remove_dead_segments(tmp_path) == 1
 
 
 def test_an_unbuilt_workspace_is_named_with_its_remedy(monkeypatch, tmp_path) -> None:

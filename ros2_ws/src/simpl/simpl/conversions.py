@@ -22,7 +22,7 @@ from std_msgs.msg import Float64MultiArray, Header
 
 from simpl.core.guard import Wanted
 from simpl.core.policy_types import PolicyTick
-from simpl.core.transition import Transition
+from simpl.core.transition import BITS, DOUBLES, NUMBERS, SINGLES, TEXTS, Transition
 from simpl_core.errors import BundleError
 
 if TYPE_CHECKING:
@@ -169,24 +169,7 @@ def to_policy_status(status: LoopStatus, stamp: int) -> PolicyStatus:
 
 # --- transitions and models ---------------------------------------------------------------------------------------
 
-_COPIED = (
-    "robot_uuid",
-    "epoch",
-    "seq",
-    "episode",
-    "step",
-    "phase",
-    "task",
-    "model_version",
-    "skill_start",
-    "guard_flags",
-    "reward",
-    "reward_source",
-    "terminated",
-    "truncated",
-)
-_SINGLES = ("z", "e", "observation", "next_observation", "action")
-_DOUBLES = ("velocity_wanted", "velocity_executed")
+_COPIED = tuple(name for name in ("robot_uuid", *NUMBERS, *BITS, *TEXTS) if name != "stamp")  # the header has that
 
 
 def to_transition(transition: Transition) -> TransitionMessage:
@@ -194,9 +177,9 @@ def to_transition(transition: Transition) -> TransitionMessage:
     message = TransitionMessage(header=header(transition.stamp))
     for name in _COPIED:
         setattr(message, name, getattr(transition, name))
-    for name in _SINGLES:
+    for name in SINGLES:
         setattr(message, name, float32_field(getattr(transition, name)))
-    for name in _DOUBLES:
+    for name in DOUBLES:
         setattr(message, name, float64_field(getattr(transition, name)))
     return message
 
@@ -206,8 +189,8 @@ def from_transition(message: TransitionMessage) -> Transition:
     return Transition(
         stamp=from_time(message.header.stamp),
         **{name: getattr(message, name) for name in _COPIED},
-        **{name: float32_array(getattr(message, name)) for name in _SINGLES},
-        **{name: float64_array(getattr(message, name)) for name in _DOUBLES},
+        **{name: float32_array(getattr(message, name)) for name in SINGLES},
+        **{name: float64_array(getattr(message, name)) for name in DOUBLES},
     )
 
 

@@ -29,8 +29,9 @@ PHASES = ("conditioning", "evaluation", "finetune", "final")
 DEFAULT_TASK = "microwave > bottom burner > top burner > light switch"
 """One of the paper's ten target tasks."""
 
-STOP_ORDER = ("policy", "guard", "bridge", "learner", "arm_sim")
-"""Who is told to stop first: no more actions, then zeros, then books are closed, and the plant goes last."""
+STOP_ORDER = (("policy", "bridge"), ("guard",), ("learner",), ("arm_sim",))
+"""Who is told to stop together, and before whom: no more actions and no new episode, books closed while the guard still
+watches, then its zeros, then the learner, and the plant last."""
 
 RATES = ("sim", "real")
 """Who waits for whom: the simulation for the commands, or everybody for the wall clock."""
@@ -183,7 +184,7 @@ def sim_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None) ->
 
 def stop_rank(spec: NodeSpec) -> int:
     """Position of a node in the order of stopping; unknown nodes stop last."""
-    return STOP_ORDER.index(spec.name) if spec.name in STOP_ORDER else len(STOP_ORDER)
+    return next((rank for rank, names in enumerate(STOP_ORDER) if spec.name in names), len(STOP_ORDER))
 
 
 def render_parameters(spec: NodeSpec) -> str:

@@ -20,20 +20,21 @@ from export.bundle import Bundle
 from export.runtime import PolicyRunner
 from sim.tasks import parse_kitchen_task
 from simpl.core.commands import Command, Encode, EpisodeDone, Finish, Request, StageModel, Store
-from simpl.core.episode_machine import EpisodeMachine, State
+from simpl.core.episode_log import EpisodeLog
+from simpl.core.episode_machine import EpisodeMachine
 from simpl.core.episodes import EpisodeAssembler, RecordedEpisode
 from simpl.core.journal import JournalError
 from simpl.core.model_store import ModelRefusedError, ModelStore, ModelUpdate, StoredModel
 from simpl.core.plan import RunPlan, open_plan
 from simpl.core.policy_types import PolicyTick
 from simpl.core.recorder import GuardRecord
-from simpl.core.report import ControlLog, RunFacts, StreamCounts, build_report, write_report
+from simpl.core.report import RunFacts, StreamCounts, build_report, write_report
 from simpl.core.stream import TransitionStream
 from simpl.core.transition import Transition
 from simpl_core.episode import context_rows, to_skill_steps
 from simpl_core.errors import ConfigError, SimplError
 
-STOP_DRAIN = 2.0
+STOP_DRAIN = 4.0
 """Longest wait for the learner at the end of a run that was stopped [s]."""
 SAVE_PERIOD = 1.0
 """Between two notes of what was acknowledged [s]."""
@@ -89,15 +90,19 @@ class BridgeSession:
             raise ConfigError(f"{self._folder} holds a finished run; choose another folder")
         continued = open_plan(self._folder / "bridge", plan)
         self._started = (self._folder / "bridge" / "plan.json").stat().st_mtime if continued else time.time()
+        self._log = EpisodeLog(self._folder / "bridge" / "episodes.jsonl")
+        self._tally = tally = self._log.tally
         self._stream = TransitionStream(self._folder / "bridge", wire.send)
-        self._models = ModelStore(self._folder / "models", bundle, self._stream.robot_uuid)
+        self._stream.resent = tally.resent
+        self._models = ModelStore(
+            self._folder / "models", bundle, self._stream.robot_uuid, tally.models_accepted, tally.models_refused
+        )
         self._assembler = EpisodeAssembler()
         self._conditioning: list[RecordedEpisode] = []
         self._highest_episode = 0
         done = self._read_back(parse_kitchen_task(plan.task).subtasks) if continued else []
         self._machine = EpisodeMachine(plan, bundle.model_version, bundle.manifest.e_dim, done, self._highest_episode)
-        self._control = ControlLog()
-        self._phase_seconds: dict[str, float] = {}
+        self._machine.warnings = tally.warnings
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bridge-worker")
         self._jobs: list[tuple[Future[Any], Callable[[Future[Any], float], None]]] = []
         self._last_time: float | None = None
@@ -131,7 +136,7 @@ class BridgeSession:
     def on_action(self, tick: PolicyTick, latency_ms: float, now: float) -> None:
         """A tick of the policy; `latency_ms` from state to action."""
         if tick.active:
-            self._control.tick(tick.episode, latency_ms, now)
+            self._tally.control.tick(tick.episode, latency_ms, now)
         self._perform(self._machine.on_action(tick, now), now)
 
     def on_guard(self, record: GuardRecord, now: float) -> None:
@@ -152,7 +157,7 @@ class BridgeSession:
 
     def on_policy_status(self, missed: int) -> None:
         """The policy's count of late ticks."""
-        self._control.status(missed)
+        self._tally.control.status(missed)
 
     def on_learner_status(self, duplicates: int, model_version: str, metrics_json: str, now: float) -> None:
         """How far the learner is: it need not be waited for when it has looked at an episode and made no model.
@@ -188,8 +193,8 @@ class BridgeSession:
         if self.finished:
             return
         if self._last_time is not None and self._finish is None:
-            phase = self._machine.phase
-            self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + now - self._last_time
+            phase, seconds = self._machine.phase, self._tally.phase_seconds
+            seconds[phase] = seconds.get(phase, 0.0) + now - self._last_time
         self._last_time = now
         for job in [job for job in self._jobs if job[0].done()]:
             self._jobs.remove(job)
@@ -207,9 +212,7 @@ class BridgeSession:
         machine, plan = self._machine, self._machine.plan
         recorder = machine.recorder
         total = plan.episodes(machine.phase)
-        status = machine.state.value
-        if machine.warnings and machine.state is State.MODEL:
-            status += f" ({machine.warnings[-1]})"
+        status = machine.status
         if self._finish is not None:
             status = self._finish.reason or ("finished" if self.finished else "handing over the last transitions")
         return Situation(
@@ -246,6 +249,7 @@ class BridgeSession:
                     command.steps,
                 )  # fmt: skip
                 self._wire.announce(command)
+                self._note(command)
             elif isinstance(command, Finish):
                 self._finish = command
                 # Whoever wants the run to stop may soon insist: the report is there first, and mended after the wait.
@@ -268,6 +272,13 @@ class BridgeSession:
             return
         if named.phase == "conditioning":
             self._collect(named)
+
+    def _note(self, result: EpisodeDone) -> None:
+        self._tally.resent = self._stream.resent
+        try:
+            self._log.append(result)
+        except OSError as error:  # the journal decides whether the run can go on
+            log.warning("the counts of episode %d are not kept for another start: %s", result.episode, error)
 
     def _collect(self, transition: Transition) -> RecordedEpisode | None:
         complete = self._assembler.add(transition)
@@ -308,7 +319,7 @@ class BridgeSession:
             self._highest_episode = max(self._highest_episode, transition.episode)
             complete = self._collect(transition)
             if complete is not None:
-                done.append(_result_of(complete, subtasks))
+                done.append(self._log.results.get(complete.key[2]) or _result_of(complete, subtasks))
         if done:
             log.warning("going on after %d episodes of an earlier start", len(done))
         return done
@@ -321,20 +332,17 @@ class BridgeSession:
 
     def _write_report(self, finish: Finish) -> None:
         stream = self._stream
-        counts = StreamCounts(stream.sent, stream.acknowledged, stream.resent, stream.pending, self._duplicates)
+        self._tally.resent = stream.resent
+        counts = StreamCounts(stream.sent, stream.acknowledged, stream.pending, self._duplicates)
         facts = RunFacts(
             bundle_version=self._bundle.model_version,
             robot_uuid=stream.robot_uuid,
-            model_updates=self._models.accepted,
-            models_refused=self._models.refused,
             wall_seconds=time.time() - self._started,
-            phase_seconds=self._phase_seconds,
             bridge_starts=stream.epoch,
             interrupted=bool(finish.reason),
             reason=finish.reason,
-            warnings=self._machine.warnings,
         )
-        report = build_report(self._machine.plan, self._machine.results, counts, self._control, facts)
+        report = build_report(self._machine.plan, self._machine.results, counts, self._tally, facts)
         write_report(self._folder / "report.json", report)
 
     def _count(self, phase: str) -> int:
@@ -351,6 +359,7 @@ def _is_finished(report: Path) -> bool:
 
 
 def _result_of(recorded: RecordedEpisode, subtasks: tuple[str, ...]) -> EpisodeDone:
+    """From transitions alone: the bridge was killed between the last of them and its note."""
     episode, score = recorded.episode, recorded.episode.score
     return EpisodeDone(
         episode=recorded.key[2],

@@ -4,7 +4,8 @@
 
 Every method takes an event and returns the commands to carry out; the answers to those come back as events. Between
 two episodes: stage a model if another is wanted, reset the scene, begin; then ticks; then end. Whatever fails is
-tried again; an episode that breaks half way (the policy was restarted, say) is ended and repeated under a new number.
+tried again; an episode that breaks half way (the policy was restarted, the guard stopped the arm) is ended and repeated
+under a new number. While the guard has latched a fault or an e-stop nothing goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
+from simpl.core.guard import Mode
+from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan
 from simpl.core.policy_types import PolicyTick
 from simpl.core.recorder import EpisodeRecorder, GuardRecord
@@ -61,6 +64,7 @@ class State(enum.Enum):
     RUNNING = "acting"
     ENDING = "stopping"
     MODEL = "waiting for the learner"
+    HELD = "waiting for guard/reset"
     FINISHED = "finished"
 
 
@@ -83,21 +87,19 @@ class EpisodeMachine:
         self.warnings: list[str] = []
         self.seq = 0
         self.state = State.IDLE
-        self._task, self._e_dim, self._base = parse_kitchen_task(plan.task), e_dim, base_version
+        self._task, self._e_dim = parse_kitchen_task(plan.task), e_dim
+        self._models = ModelChoice(base_version, plan.model_wait)
         self._number = last_number
         self._recorder: EpisodeRecorder | None = None
-        self._latest, self._covered, self._considered = base_version, 0, 0
         self._acting = base_version  # what the policy is believed to use in the next episode
-        self._learned_seq = 0  # last seq of the last episode that the learner trains on
         self._request: Request | None = None
         self._deadline = float("inf")
         self._failing_since: float | None = None
         self._retry_at: float | None = None
         self._last_tick = self._episode_start = 0.0
-        self._wait_until: float | None = None
-        self._learner_silent = False
         self._aborts = self._mismatches = 0
         self._may_be_running = False  # the policy, after a BeginEpisode that failed or was not answered
+        self._latched = ""  # why the guard holds the arm until somebody resets it
         self._stop: Finish | None = None
 
     # -- what a screen shows -------------------------------------------------------------------------------------
@@ -121,6 +123,15 @@ class EpisodeMachine:
         return self._recorder
 
     @property
+    def status(self) -> str:
+        """One line for people: what is waited for."""
+        if self.state is State.HELD:
+            return f"{self.state.value}: {self._latched}"
+        if self.state is State.MODEL and self.warnings:
+            return f"{self.state.value} ({self.warnings[-1]})"
+        return self.state.value
+
+    @property
     def version(self) -> str:
         """Model version of the episode under way, or wanted for the next."""
         return self._recorder.model_version or self._acting if self._recorder else self._wanted()
@@ -142,6 +153,9 @@ class EpisodeMachine:
 
     def on_guard(self, guard: GuardRecord, now: float) -> list[Command]:
         """A record of the guard."""
+        self._latched = f"{guard.mode.name}, {guard.reason}" if guard.mode in (Mode.FAULT, Mode.ESTOP) else ""
+        if self.state is State.HELD and not self._latched:
+            return self._between(now)
         recorder = self._recorder
         if recorder is None:
             return []
@@ -191,18 +205,17 @@ class EpisodeMachine:
 
     def on_model(self, version: str, covers: int, now: float) -> list[Command]:
         """A verified model is at hand, trained on transitions of this machine up to seq `covers`."""
-        self._latest, self._covered = version, max(self._covered, covers)
+        self._models.latest = version
         return self.on_learner(covers, now)
 
     def on_rollback(self, version: str) -> None:
         """Use `version` from the next episode on, until the learner sends a newer model."""
-        self._latest = version
+        self._models.latest = version
 
     def on_learner(self, considered: int, now: float) -> list[Command]:
         """The learner lives and has dealt with all transitions up to `considered`, with a new model or without."""
-        self._learner_silent = False
-        self._considered = max(self._considered, considered)
-        return self._between(now) if self.state is State.MODEL and self._up_to_date() else []
+        self._models.considered(considered)
+        return self._between(now) if self.state is State.MODEL and self._models.up_to_date else []
 
     def on_time(self, now: float) -> list[Command]:
         """Time passes; to be called every few ms to tens of ms."""
@@ -213,8 +226,7 @@ class EpisodeMachine:
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             return self._between(now)
-        if self.state is State.MODEL and self._wait_until is not None and now >= self._wait_until:
-            self._learner_silent = True
+        if self.state is State.MODEL and self._models.waited_in_vain(now):
             self._warn(f"no new model within {self.plan.model_wait:g} s; going on with {self._wanted()[:12]}")
             return self._between(now)
         recorder = self._recorder
@@ -249,31 +261,25 @@ class EpisodeMachine:
         if self._count(phase) >= self.plan.episodes(phase):
             self._stop = Finish()
             return self._finish()
+        if self._latched:
+            self.state, self._failing_since = State.HELD, None
+            log.warning("%s", self.status)
+            return []
         if phase != "conditioning" and self.e_star is None:
             return self._ask(Encode(), State.ENCODING, ANSWER_WAIT, now)
-        if self._must_wait(phase, now):
+        waits = phase == "final" or (phase == "finetune" and self.plan.lockstep)
+        if waits and self.plan.finetune and self._models.must_wait(now):
             self.state = State.MODEL
             return []
-        self._wait_until = None
+        self._models.waited()
         wanted = self._wanted()
         if wanted != self._acting:
             return self._ask(StageModel(wanted), State.STAGING, ANSWER_WAIT, now)
         return self._reset(now)
 
-    def _must_wait(self, phase: str, now: float) -> bool:
-        waits = phase == "final" or (phase == "finetune" and self.plan.lockstep)
-        if not waits or not self.plan.finetune or self._up_to_date() or self._learner_silent:
-            return False
-        if self._wait_until is None:
-            self._wait_until = now + self.plan.model_wait
-        return now < self._wait_until
-
-    def _up_to_date(self) -> bool:
-        return max(self._covered, self._considered) >= self._learned_seq
-
     def _wanted(self) -> str:
         adapted = self.phase in ("finetune", "final") and self.plan.finetune > 0
-        return self._latest if adapted else self._base
+        return self._models.latest if adapted else self._models.base
 
     def _reset(self, now: float) -> list[Command]:
         self._number += 1
@@ -283,10 +289,11 @@ class EpisodeMachine:
 
     def _begin(self, now: float) -> list[Command]:
         e = self.e_star if self.phase != "conditioning" else self.plan.embedding(self.index, self._e_dim)
-        if e is None:
+        if e is None or self._latched:
             return self._between(now)
         # The recorder is ready before the policy is asked: its first tick may overtake its answer.
-        self._recorder = EpisodeRecorder(self._number, self.phase, self._task, self.plan.max_steps)
+        plan = self.plan
+        self._recorder = EpisodeRecorder(self._number, self.phase, self._task, plan.max_steps, lockstep=plan.lockstep)
         self._last_tick = now
         seed = self.plan.skill_seed(self.phase, self.index)
         return self._ask(BeginEpisode(self._number, e, seed), State.BEGINNING, ANSWER_WAIT, now)
@@ -328,7 +335,7 @@ class EpisodeMachine:
         if recorder is not None and recorder.complete:
             return [self._record_result(recorder, now), *self._between(now)]
         if recorder is not None and self._stop is None:
-            self._aborts += 1
+            self._aborts += not self._latched  # then somebody looks at it before it happens again
             self._warn(f"episode {self._number} is repeated: {recorder.broken or 'it did not start'}")
             if self._aborts >= MOST_ABORTS:
                 self._stop = Finish(f"{self._aborts} episodes in a row broke: {recorder.broken}", failed=True)
@@ -340,7 +347,7 @@ class EpisodeMachine:
         self._aborts = 0
         phase, tracker = self.phase, recorder.tracker
         if phase in ("evaluation", "finetune"):
-            self._learned_seq = self.seq
+            self._models.learned_from = self.seq
         result = EpisodeDone(
             recorder.episode,
             phase,
@@ -378,9 +385,7 @@ class EpisodeMachine:
 
     def _refused(self, request: StageModel, message: str, now: float) -> list[Command]:
         self._warn(f"the policy refused model {request.version[:12]}: {message}; going on with {self._acting[:12]}")
-        if request.version == self._base:
-            self._base = self._acting
-        self._latest = self._acting
+        self._models.refused(request.version, self._acting)
         return self._between(now)
 
     def _finish(self) -> list[Command]:

@@ -71,10 +71,11 @@ class Command(NamedTuple):
 
 
 class ResetResult(NamedTuple):
-    """Whether a reset was granted, and why not."""
+    """Whether a reset was granted, and why not; then also zeros to send, for everybody to hear of it."""
 
     success: bool
     message: str
+    command: Command | None = None
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,10 @@ class Guard:
 
     def reset(self) -> ResetResult:
         """Leave a latched stop. Refused while what caused a fault is still there."""
-        if self.mode is Mode.RUNNING or self.mode is Mode.STOPPED:
+        if self.mode is Mode.RUNNING:
             return ResetResult(True, "nothing is latched")
+        if self.mode is Mode.STOPPED:  # said again: somebody may wait for what was latched before a restart
+            return ResetResult(True, "nothing is latched", self._stop(Mode.STOPPED, *self._why))
         now = self._now()
         causes = [
             self._strangers and f"{self._strangers} publishes commands too",
@@ -215,8 +218,8 @@ class Guard:
         active = [cause for cause in causes if cause]
         if active:
             return ResetResult(False, "; ".join(active))
-        self.mode, self._why = Mode.STOPPED, (Flags.NONE, "reset; waiting for an episode to start")
-        return ResetResult(True, "stopped; the next episode moves again")
+        zeros = self._stop(Mode.STOPPED, Flags.NONE, "reset; waiting for an episode to start")
+        return ResetResult(True, "stopped; the next episode moves again", zeros)
 
     def shutdown(self) -> Command:
         """The last command: zeros."""

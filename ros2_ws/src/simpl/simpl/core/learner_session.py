@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,7 @@ class LearnerSession:
     Attributes:
         progress: of learning; written by the training thread only.
         metrics: of the newest update.
+        stopping: once set, an update under way is given up; the next start makes it from the same experience.
     """
 
     def __init__(self, bundle: Bundle, folder: Path, config: AdaptConfig, seed: int) -> None:
@@ -86,6 +88,7 @@ class LearnerSession:
         self._tuner: FineTuner | None = None
         self.progress = Progress()
         self.metrics: dict[str, float] = {}
+        self.stopping = threading.Event()
         self._good: dict[str, torch.Tensor] = {}  # the tuner's state that the last sound model came from
         self._since_good: list[SkillSteps] = []
         self._settled = (0, 0)  # `considered`, once the model that came of it, if any, is made
@@ -138,7 +141,8 @@ class LearnerSession:
         try:
             return self._update()
         finally:
-            self._settled = self.progress.considered
+            if not self.stopping.is_set():
+                self._settled = self.progress.considered
             on_phase("waiting")
 
     def newest_model(self) -> ModelUpdate | None:
@@ -198,7 +202,10 @@ class LearnerSession:
         steps = tuner.steps_for(progress.skill_steps_due) if tuner is not None else 0
         if tuner is None or steps == 0:
             return None  # less experience than a batch: what is due stays due
-        self.metrics = tuner.update(steps)
+        metrics = self._descend(tuner, steps)
+        if self.stopping.is_set():
+            return None
+        self.metrics = metrics
         progress.skill_steps_due = 0
         progress.gradient_steps += steps
         progress.updates += 1
@@ -210,6 +217,13 @@ class LearnerSession:
         progress.model_version = update.model_version
         self._save(tuner)
         return update
+
+    def _descend(self, tuner: FineTuner, steps: int) -> dict[str, float]:
+        """Gradient steps one by one, so that a stop need not wait for all of them; the mean of their metrics."""
+        taken = []
+        while len(taken) < steps and not self.stopping.is_set():
+            taken.append(tuner.update(1))
+        return {name: sum(one[name] for one in taken) / len(taken) for name in (taken[0] if taken else ())}
 
     def _step_back(self) -> None:
         """Training went astray: back to the last sound state, with all experience since."""

@@ -55,20 +55,30 @@ class ModelStore:
     """Bundles by version below one folder; the first is the one the run started from and is never removed.
 
     Attributes:
-        refused: reason by version.
-        accepted: how many updates were taken in.
+        accepted: versions taken in over all starts.
+        refused: reason by version, the same.
     """
 
-    def __init__(self, folder: Path, base: Bundle, robot_uuid: str, *, keep: int = 8) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: Bundle,
+        robot_uuid: str,
+        accepted: list[str] | None = None,
+        refused: dict[str, str] | None = None,
+        *,
+        keep: int = 8,
+    ) -> None:
         """`keep` accepted versions stay for rollback; what an earlier start left in `folder` is removed.
 
-        A learner offers its newest model again to a robot that was restarted, so nothing is lost by that.
+        A learner offers its newest model again to a robot that was restarted, so nothing is lost by that. `accepted`
+        and `refused` are the lists of the earlier start, counted on in place.
         """
         self._folder, self._base, self._robot = Path(folder), base, robot_uuid
         self._keep = keep
         self._models = [StoredModel(base.model_version, base.folder, (0, 0))]
-        self.refused: dict[str, str] = {}
-        self.accepted = 0
+        self.accepted = [] if accepted is None else accepted
+        self.refused = {} if refused is None else refused
         self._folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -109,7 +119,8 @@ class ModelStore:
             self.refused[version] = str(error)
             raise ModelRefusedError(version, str(error)) from error
         self._models.append(model)
-        self.accepted += 1
+        if version not in self.accepted:
+            self.accepted.append(version)
         self._prune()
         return model
 

@@ -12,6 +12,7 @@ from simpl.core.profile import RobotProfile
 FloatArray = NDArray[np.float64]
 
 _FAR = 1e6  # stands for infinite room: [rad or m]
+_MEASURABLE = 1e-3  # smaller differences of velocity change nothing that an arm does [rad/s, m/s]
 
 
 class Flags(enum.IntFlag):
@@ -37,7 +38,8 @@ class MotionLimits:
     """Velocity, acceleration and position limits of a profile, applied in this order.
 
     The velocity limit scales the whole vector, so the direction of motion stays; the position limit slows the one
-    joint that is near its end, so that the others go on and that joint may come back.
+    joint that is near its end, so that the others go on and that joint may come back. It is flagged where it asks for
+    more than the arm's own end: what is cut off beyond that, no arm would have done either.
 
     Args:
         profile: limits of the arm.
@@ -48,6 +50,7 @@ class MotionLimits:
         self._acceleration = profile.acceleration_limits()
         self._accelerates = bool(np.isfinite(self._acceleration).any())
         self._low, self._high = profile.position_bounds()
+        self._lowest, self._highest = profile.position_ends()
         self._period = profile.period
 
     def apply(self, wanted: FloatArray, previous: FloatArray, position: FloatArray) -> tuple[FloatArray, Flags]:
@@ -77,9 +80,16 @@ class MotionLimits:
         lowest = -self._stoppable(position - self._low)
         if (velocity > highest).any() or (velocity < lowest).any():
             # Beyond a limit both bounds hold at once only for motion back inside.
-            velocity = np.clip(velocity, lowest, highest)
-            flags |= Flags.POSITION_LIMIT
+            slowed = np.clip(velocity, lowest, highest)
+            if (np.abs(slowed - self._possible(velocity, position)) > _MEASURABLE).any():
+                flags |= Flags.POSITION_LIMIT
+            velocity = slowed
         return velocity, flags
+
+    def _possible(self, velocity: FloatArray, position: FloatArray) -> FloatArray:
+        """What an arm makes of `velocity` (A,) in a period by itself: at its end it stands."""
+        room_down, room_up = (np.clip(room, 0.0, _FAR) for room in (position - self._lowest, self._highest - position))
+        return np.clip(velocity, -room_down / self._period, room_up / self._period)
 
     def _stoppable(self, room: FloatArray) -> FloatArray:
         """Highest speed (A,) that, held for a period and then braked, ends within `room` (A,).

@@ -77,8 +77,13 @@ class RobotProfile:
 
     def position_bounds(self) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest allowed positions (A,), margin taken off; infinite where there is no limit."""
-        bounds = np.array([joint.position or (-math.inf, math.inf) for joint in self.joints], dtype=np.float64)
-        return bounds[:, 0] + self.position_margin, bounds[:, 1] - self.position_margin
+        lowest, highest = self.position_ends()
+        return lowest + self.position_margin, highest - self.position_margin
+
+    def position_ends(self) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest positions (A,) of the arm itself; infinite where there is no limit."""
+        ends = np.array([joint.position or (-math.inf, math.inf) for joint in self.joints], dtype=np.float64)
+        return ends[:, 0], ends[:, 1]
 
     def velocity_limits(self) -> FloatArray:
         """Highest speeds (A,) [unit/s]."""

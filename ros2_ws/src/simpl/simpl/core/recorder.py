@@ -8,24 +8,32 @@ from typing import NamedTuple
 import numpy as np
 
 from sim.tasks import KitchenTask, SubtaskTracker
+from simpl.core.guard import Flags, Mode
 from simpl.core.policy_types import PolicyTick
 from simpl.core.transition import Float64, Transition
 
-GUARD_WAIT = 0.5
-"""[s] after which a transition goes without the guard's record of it."""
+GUARD_WAIT = 2.0
+"""[s] after which the guard's record of an action counts as lost."""
 GUARD_MEMORY = 64
 """Guard records kept while their actions have not come."""
 REWARD_SOURCE = "object_states"
 
+_LATE = Flags.STALE_ACTION | Flags.STALE_STATE
 _UNKNOWN: Float64 = np.zeros(0)
 
 
 class GuardRecord(NamedTuple):
-    """What of a GuardState belongs to one action: the executed velocity (A,) and why it differs from the wanted."""
+    """What a GuardState says of one action: the executed velocity (A,), and why it differs from the wanted.
+
+    Attributes:
+        tick: of the action; 0 for a command that no action caused.
+    """
 
     tick: int
     flags: int
     velocity: Float64
+    mode: Mode = Mode.RUNNING
+    reason: str = ""
 
 
 class _Open(NamedTuple):
@@ -39,23 +47,29 @@ class EpisodeRecorder:
 
     Transition k is (observation k, action k, observation k+1), so it exists when tick k+1 has come; the reward is
     the subtasks that observation k+1 newly pays. `over` is decided by that observation as well. Actions that come
-    after the end, twice, or for another episode are ignored. Transitions carry no identity yet.
+    after the end, twice, or for another episode are ignored. Transitions carry no identity yet. A transition whose
+    action the guard did not let through, or did not report on, is none, and breaks the episode. Only by the wall clock
+    what came late is borne and flagged: a pause, or an action that a newer one overtook on its way to the guard. (In
+    lockstep the zeros of a pause let time pass unseen.)
 
     Attributes:
-        broken: why the episode cannot be used, empty while it can: an action was lost, or the policy changed.
+        broken: why the episode cannot be used, empty while it can: an action was lost, the policy changed, or the
+            guard stopped the arm.
         steps: transitions built.
         interventions: those whose command the guard changed.
     """
 
-    def __init__(self, episode: int, phase: str, task: KitchenTask, max_steps: int) -> None:
+    def __init__(self, episode: int, phase: str, task: KitchenTask, max_steps: int, *, lockstep: bool = True) -> None:
         """`episode` is the number given to the policy."""
         self.episode = episode
         self.tracker = SubtaskTracker(task)
-        self._phase, self._task, self._max_steps = phase, str(task), max_steps
+        self._phase, self._task, self._max_steps, self._lockstep = phase, str(task), max_steps, lockstep
         self._last: PolicyTick | None = None
         self._open: deque[_Open] = deque()
         self._guard: dict[int, GuardRecord] = {}
         self._newest_guard = 0
+        self._moving = False
+        self._pauses = 0  # flags of the guard's stops since the last transition
         self.over = False
         self.broken = ""
         self.steps = 0
@@ -65,7 +79,7 @@ class EpisodeRecorder:
     @property
     def complete(self) -> bool:
         """The episode is over and all its transitions were taken."""
-        return self.over and not self._open
+        return self.over and not self._open and not self.broken
 
     def on_action(self, action: PolicyTick, now: float) -> None:
         """Take a tick of the policy, at time `now` [s]."""
@@ -84,7 +98,12 @@ class EpisodeRecorder:
 
     def on_guard(self, guard: GuardRecord) -> None:
         """Take a record of the guard; it may come before the action it belongs to."""
+        stopped, self._moving = self._moving and guard.mode is not Mode.RUNNING, guard.mode is Mode.RUNNING
         if guard.tick == 0:
+            if stopped and not self.over and self._bears(guard):
+                self._pauses |= guard.flags
+            elif stopped and not self.over:
+                self._break(f"the guard stopped the arm: {guard.reason}")
             return
         self._newest_guard = max(self._newest_guard, guard.tick)
         self._guard[guard.tick] = guard
@@ -97,15 +116,32 @@ class EpisodeRecorder:
         while self._open:
             transition, tick, since = self._open[0]
             guard = self._guard.pop(tick, None)
-            if guard is not None:
-                transition.velocity_executed = guard.velocity
-                transition.guard_flags = guard.flags
-                self.interventions += guard.flags != 0
-            elif self._newest_guard <= tick and now - since < GUARD_WAIT:
-                break  # a later record says that this one is not to come, for they come in order
+            skipped = self._newest_guard > tick  # records come in order
+            if guard is None and skipped and not self._lockstep:
+                guard = GuardRecord(tick, Flags.STALE_ACTION, _UNKNOWN)  # a newer action came before it was looked at
+            if guard is None:
+                if skipped or now - since >= GUARD_WAIT:
+                    self._break(f"the guard's record of step {transition.step} did not arrive")
+                break
+            if not self._bears(guard):
+                self._break(f"the guard stopped the arm at step {transition.step}: {guard.reason}")
+                break
+            transition.velocity_executed = guard.velocity
+            transition.guard_flags, self._pauses = guard.flags | self._pauses, 0
+            self.interventions += transition.guard_flags != 0
             self._open.popleft()
             taken.append(transition)
         return taken
+
+    def _bears(self, guard: GuardRecord) -> bool:
+        """Whether the episode goes on with this."""
+        pause = guard.mode is Mode.STOPPED and bool(guard.flags & _LATE)
+        return guard.mode is Mode.RUNNING or (pause and not self._lockstep)
+
+    def _break(self, reason: str) -> None:
+        """What is not known to have been executed as it was wanted is not learned from."""
+        self.broken = self.broken or reason
+        self._open.clear()
 
     def _fault(self, action: PolicyTick, expected: int) -> str:
         if action.step > expected:

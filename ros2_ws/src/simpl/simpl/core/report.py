@@ -6,71 +6,29 @@ import json
 import os
 import platform
 import time
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from simpl.core.commands import EpisodeDone
+from simpl.core.episode_log import Tally
 from simpl.core.plan import RunPlan
 from simpl.graph import PHASES
 
 PACKAGES = ("simpl-core", "numpy", "onnxruntime")
 
 
-@dataclass
-class ControlLog:
-    """Health of the control loop over a run, from the policy's ticks and status.
-
-    `missed` sums over restarts of the policy, whose own counters start again from 0.
-    """
-
-    ticks: int = 0
-    missed: int = 0
-    latencies: array[float] = field(default_factory=lambda: array("f"))  # [ms]
-    _seconds: float = 0.0
-    _intervals: int = 0
-    _last: tuple[int, float] | None = None
-    _status_missed: int = 0
-
-    def tick(self, episode: int, latency_ms: float, now: float) -> None:
-        """An action of the policy, at time `now` [s]."""
-        self.ticks += 1
-        self.latencies.append(latency_ms)
-        if self._last is not None and self._last[0] == episode:
-            self._seconds += now - self._last[1]
-            self._intervals += 1
-        self._last = (episode, now)
-
-    def status(self, missed: int) -> None:
-        """The policy's own count of late ticks."""
-        self.missed += missed - self._status_missed if missed >= self._status_missed else missed
-        self._status_missed = missed
-
-    def summary(self) -> dict[str, float | int]:
-        """`rate_hz` is measured within episodes; latencies go from the arrival of a state to its action."""
-        latencies = np.asarray(self.latencies, np.float64)
-        p50, p99 = np.quantile(latencies, (0.5, 0.99)) if len(latencies) else (0.0, 0.0)
-        return {
-            "rate_hz": round(self._intervals / self._seconds, 2) if self._seconds > 0 else 0.0,
-            "ticks": self.ticks,
-            "missed": self.missed,
-            "latency_ms_p50": round(float(p50), 4),
-            "latency_ms_p99": round(float(p99), 4),
-        }
-
-
 @dataclass(frozen=True)
 class StreamCounts:
-    """What became of the transitions; `unacknowledged` are in the robot's journal but not known to be elsewhere."""
+    """What became of the transitions; `unacknowledged` are in the robot's journal but not known to be elsewhere.
+
+    `duplicates_dropped` counts since the last start of the learner.
+    """
 
     sent: int
     stored: int
-    resent: int
     unacknowledged: int
     duplicates_dropped: int
 
@@ -80,26 +38,20 @@ class RunFacts:
     """What the bridge knows at the end. `bundle_version` is the model the run started from.
 
     Attributes:
-        phase_seconds: wall time by phase [s].
-        models_refused: version -> reason.
         interrupted: the run did not go to its end, for `reason`.
         bridge_starts: 1 unless the bridge was restarted.
     """
 
     bundle_version: str
     robot_uuid: str
-    model_updates: int
-    models_refused: dict[str, str]
     wall_seconds: float
-    phase_seconds: dict[str, float]
     bridge_starts: int
     interrupted: bool
     reason: str
-    warnings: Sequence[str]
 
 
 def build_report(
-    plan: RunPlan, results: Sequence[EpisodeDone], stream: StreamCounts, control: ControlLog, facts: RunFacts
+    plan: RunPlan, results: Sequence[EpisodeDone], stream: StreamCounts, tally: Tally, facts: RunFacts
 ) -> dict[str, Any]:
     """The document; lists of subtasks have one number for each finished episode of the phase, in order."""
     by_phase = {phase: [result for result in results if result.phase == phase] for phase in PHASES}
@@ -115,8 +67,8 @@ def build_report(
         "subtasks_final": subtasks["final"],
         "transitions_sent": stream.sent,
         "transitions_stored": stream.stored,
-        "model_updates": facts.model_updates,
-        "control": control.summary() | {"wall_seconds": round(facts.wall_seconds, 2)},
+        "model_updates": len(tally.models_accepted),
+        "control": tally.control.summary() | {"wall_seconds": round(facts.wall_seconds, 2)},
         "wall_seconds": round(facts.wall_seconds, 2),
         # What follows is beyond the agreed minimum.
         "interrupted": facts.interrupted,
@@ -125,18 +77,18 @@ def build_report(
         "rate": "sim" if plan.lockstep else "real",
         "max_steps": plan.max_steps,
         "planned_episodes": {phase: plan.episodes(phase) for phase in PHASES},
-        "phase_seconds": {phase: round(seconds, 2) for phase, seconds in facts.phase_seconds.items()},
+        "phase_seconds": {phase: round(seconds, 2) for phase, seconds in tally.phase_seconds.items()},
         "episodes": [_episode(result) for result in results],
         "guard_interventions": sum(result.guard_interventions for result in results),
         "stream": {
-            "resent": stream.resent,
+            "resent": tally.resent,
             "unacknowledged": stream.unacknowledged,
             "duplicates_dropped": stream.duplicates_dropped,
         },
-        "models_refused": facts.models_refused,
+        "models_refused": tally.models_refused,
         "bridge_starts": facts.bridge_starts,
         "robot_uuid": facts.robot_uuid,
-        "warnings": list(facts.warnings),
+        "warnings": tally.warnings,
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,9 +18,14 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 CODEC_VERSION = 1
-# version, robot, epoch, seq, stamp, episode, step, guard flags, reward, bits, 4 text lengths, 5 + 2 array lengths
-HEAD = struct.Struct("<B16sQQqIIIfB4H7H")
-SKILL_START, TERMINATED, TRUNCATED = 1, 2, 4
+NUMBERS = ("epoch", "seq", "stamp", "episode", "step", "guard_flags", "reward")
+BITS = ("skill_start", "terminated", "truncated")
+TEXTS = ("phase", "task", "model_version", "reward_source")
+SINGLES = ("z", "e", "observation", "next_observation", "action")
+DOUBLES = ("velocity_wanted", "velocity_executed")
+# Codec version, robot, NUMBERS, BITS; lengths of TEXTS, SINGLES and DOUBLES, which follow in this order.
+HEAD = struct.Struct("<B16sQQqIIIfB4H5H2H")
+_SIZES = [1] * len(TEXTS) + [4] * len(SINGLES) + [8] * len(DOUBLES)
 
 
 class TransitionError(SimplError):
@@ -43,7 +48,7 @@ class Transition:
         stamp: of the observation [ns].
         z: (Z,) skill in use; e: (E,) task embedding; observation, next_observation: (S,).
         action: (A,) normalised; velocity_wanted, velocity_executed: (A,) [rad/s, m/s]; the latter is empty where
-            the guard's record of the step was lost.
+            a newer action overtook this one on its way to the guard.
     """
 
     robot_uuid: str
@@ -81,16 +86,15 @@ def pack(transition: Transition) -> bytes:
     Raises:
         TransitionError: the robot's name is no UUID.
     """
-    t = transition
-    texts = [_encode(text) for text in (t.phase, t.task, t.model_version, t.reward_source)]
-    singles = [np.asarray(a, np.float32) for a in (t.z, t.e, t.observation, t.next_observation, t.action)]
-    doubles = [np.asarray(a, np.float64) for a in (t.velocity_wanted, t.velocity_executed)]
-    bits = SKILL_START * t.skill_start | TERMINATED * t.terminated | TRUNCATED * t.truncated
-    head = HEAD.pack(
-        CODEC_VERSION, _robot_bytes(t.robot_uuid), t.epoch, t.seq, t.stamp, t.episode, t.step, t.guard_flags,
-        t.reward, bits, *map(len, texts), *map(len, singles), *map(len, doubles),
-    )  # fmt: skip
-    return b"".join((head, *texts, *(a.tobytes() for a in singles), *(a.tobytes() for a in doubles)))
+    texts, singles, doubles = (
+        [convert(getattr(transition, name)) for name in names]
+        for names, convert in ((TEXTS, _encode), (SINGLES, _float32), (DOUBLES, _float64))
+    )
+    numbers = [getattr(transition, name) for name in NUMBERS]
+    bits = sum(1 << place for place, name in enumerate(BITS) if getattr(transition, name))
+    lengths = map(len, (*texts, *singles, *doubles))
+    head = HEAD.pack(CODEC_VERSION, _robot_bytes(transition.robot_uuid), *numbers, bits, *lengths)
+    return b"".join((head, *texts, *(array.tobytes() for array in (*singles, *doubles))))
 
 
 def unpack(data: bytes) -> Transition:
@@ -102,44 +106,20 @@ def unpack(data: bytes) -> Transition:
     if len(data) < HEAD.size or data[0] != CODEC_VERSION:
         what = f"codec version {data[0]}" if data else "nothing"
         raise TransitionError(f"{len(data)} bytes starting with {what} are no transition of version {CODEC_VERSION}")
-    _, robot, epoch, seq, stamp, episode, step, flags, reward, bits, *lengths = HEAD.unpack_from(data)
-    wanted = HEAD.size + sum(lengths[:4]) + 4 * sum(lengths[4:9]) + 8 * sum(lengths[9:])
-    if wanted != len(data):
-        raise TransitionError(f"a transition of {wanted} bytes by its header came with {len(data)}")
-    offset = HEAD.size
-    texts = []
-    for length in lengths[:4]:
-        texts.append(data[offset : offset + length].decode())
-        offset += length
-    singles, offset = _arrays(data, offset, lengths[4:9], "<f4")
-    doubles, _ = _arrays(data, offset, lengths[9:], "<f8")
-    phase, task, model_version, reward_source = texts
-    z, e, observation, next_observation, action = singles
-    velocity_wanted, velocity_executed = doubles
-    return Transition(
-        robot_uuid=str(uuid.UUID(bytes=robot)),
-        epoch=epoch,
-        seq=seq,
-        stamp=stamp,
-        episode=episode,
-        step=step,
-        phase=phase,
-        task=task,
-        model_version=model_version,
-        skill_start=bool(bits & SKILL_START),
-        z=z,
-        e=e,
-        observation=observation,
-        next_observation=next_observation,
-        action=action,
-        velocity_wanted=velocity_wanted,
-        velocity_executed=velocity_executed,
-        guard_flags=flags,
-        reward=reward,
-        reward_source=reward_source,
-        terminated=bool(bits & TERMINATED),
-        truncated=bool(bits & TRUNCATED),
-    )
+    _, robot, *rest = HEAD.unpack_from(data)
+    numbers, bits, lengths = rest[: len(NUMBERS)], rest[len(NUMBERS)], rest[len(NUMBERS) + 1 :]
+    sizes = (length * size for length, size in zip(lengths, _SIZES, strict=True))
+    marks = list(itertools.accumulate(sizes, initial=HEAD.size))
+    if marks[-1] != len(data):
+        raise TransitionError(f"a transition of {marks[-1]} bytes by its header came with {len(data)}")
+    fields: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
+    fields |= {name: bool(bits >> place & 1) for place, name in enumerate(BITS)}
+    for name, length, start in zip(TEXTS + SINGLES + DOUBLES, lengths, marks, strict=False):
+        if name in TEXTS:
+            fields[name] = data[start : start + length].decode()
+        else:
+            fields[name] = np.frombuffer(data, "<f4" if name in SINGLES else "<f8", length, start)
+    return Transition(robot_uuid=str(uuid.UUID(bytes=robot)), **fields)
 
 
 def peek(data: bytes) -> Identity:
@@ -154,13 +134,12 @@ def peek(data: bytes) -> Identity:
     return Identity(str(uuid.UUID(bytes=robot)), epoch, seq)
 
 
-def _arrays(data: bytes, offset: int, lengths: Sequence[int], kind: str) -> tuple[list[NDArray[Any]], int]:
-    arrays = []
-    for length in lengths:
-        array: NDArray[Any] = np.frombuffer(data, kind, length, offset)
-        arrays.append(array)
-        offset += array.nbytes
-    return arrays, offset
+def _float32(values: Float32) -> Float32:
+    return np.asarray(values, np.float32)
+
+
+def _float64(values: Float64) -> Float64:
+    return np.asarray(values, np.float64)
 
 
 @lru_cache(maxsize=64)

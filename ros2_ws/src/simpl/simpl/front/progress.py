@@ -13,6 +13,8 @@ from simpl.graph import PHASES
 
 GUARD_MODES = ("running", "stopped", "fault", "e-stop")
 """Names of GuardState's modes, by number."""
+LATCHED = GUARD_MODES[2:]
+"""Those that only guard/reset ends."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,14 @@ class Progress:
     def elapsed(self) -> float:
         """Wall time since the start [s]."""
         return self._clock() - self.started
+
+    @property
+    def alarm(self) -> str:
+        """Why nothing goes on until a person does something; empty as long as it does."""
+        health = self.control
+        if health.guard_mode not in LATCHED:
+            return ""
+        return f"the guard holds the arm until guard/reset is called ({health.guard_mode}: {health.guard_reason})"
 
     @property
     def done_total(self) -> tuple[int, int]:

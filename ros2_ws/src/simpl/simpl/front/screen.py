@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from simpl.front.progress import Progress, Score
+from simpl.front.progress import LATCHED, Progress, Score
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 PHASE_STYLES = {"conditioning": "cyan", "evaluation": "yellow", "finetune": "magenta", "final": "green"}
@@ -83,7 +83,7 @@ class PlainLog:
 
     def __init__(self, progress: Progress, console: Console) -> None:
         """Write to `console`."""
-        self._progress, self._console, self._note = progress, console, ""
+        self._progress, self._console, self._note, self._alarm = progress, console, "", ""
 
     def __enter__(self) -> PlainLog:
         """Nothing to prepare."""
@@ -95,7 +95,10 @@ class PlainLog:
         """Nothing to give back."""
 
     def update(self, note: str = "") -> None:
-        """A line when the note is a new one."""
+        """A line when the note is a new one, or an alarm."""
+        if self._alarm != self._progress.alarm:
+            self._alarm = self._progress.alarm
+            self.say(self._alarm or "the guard was reset")
         if note and note != self._note:
             self._note = note
             self.say(note)
@@ -127,7 +130,7 @@ def render(progress: Progress, logs: Path, note: str = "") -> RenderableType:
     rows.add_row("control", _control(progress))
     rows.add_row("guard", _guard(progress))
     rows.add_row("learner", _learner(progress))
-    status = Text(note or progress.status, style="italic", overflow="ellipsis", no_wrap=True)
+    status = Text(note or progress.alarm or progress.status, style="italic", overflow="ellipsis", no_wrap=True)
     hint = f"logs in {logs}   Ctrl-C stops the arm and ends the run"
     foot = Text(hint, style="dim", overflow="ellipsis", no_wrap=True)
     title = Text.assemble(("SiMPL adapt  ", "bold"), " > ".join(progress.subtasks))
@@ -209,7 +212,7 @@ def _control(progress: Progress) -> Text:
 
 def _guard(progress: Progress) -> Text:
     health = progress.control
-    style = "red" if health.guard_mode in ("fault", "e-stop") else ""
+    style = "red" if health.guard_mode in LATCHED else ""
     reason = f" ({health.guard_reason})" if health.guard_reason else ""
     return Text(f"{health.guard_mode}{reason}   {health.interventions} interventions", style=style)
 

@@ -1,12 +1,13 @@
 """Starts the node graph as real processes, keeps an eye on them, and always takes them down again.
 
 Every node runs in a session of its own, so that a Ctrl-C in the terminal reaches only the supervisor, which stops
-the nodes one after the other: no more actions, zeros to the arm, books closed, and the plant last. Whatever happens
-to the supervisor itself, nothing stays behind (see `child.py` and `reaper.py`).
+the nodes in order: no more actions, books closed, zeros to the arm, and the plant last. Whatever happens to the
+supervisor itself, nothing stays behind (see `child.py` and `reaper.py`).
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from simpl.front.shared_memory import remove_dead_segments
 from simpl.graph import NodeSpec, render_parameters, stop_rank
 from simpl_core.errors import EnvironmentMissingError
 
@@ -243,36 +245,38 @@ class Supervisor:
             Names of the nodes that had to be killed.
         """
         killed = []
-        for node in sorted(self._nodes, key=lambda node: stop_rank(node.spec)):
-            node.start_at = None
-            if node.process is None:
-                continue
-            if not self._stop_one(node.process, while_waiting):
-                killed.append(node.spec.name)
-            self._tell_reaper("forget", node.process.pid)
-            node.process = None
+        in_order = sorted(self._nodes, key=lambda node: stop_rank(node.spec))
+        for _, group in itertools.groupby(in_order, key=lambda node: stop_rank(node.spec)):
+            killed += self._stop_together(list(group), while_waiting)
         self._close_reaper()
+        remove_dead_segments()
         return killed
 
     def hurry(self) -> None:
         """Somebody presses Ctrl-C again: wait only a moment for each node before it is killed."""
         self._patience = min(self._patience, 0.5)
 
-    def _stop_one(self, process: subprocess.Popen[bytes], while_waiting: Callable[[], None] | None) -> bool:
+    def _stop_together(self, nodes: list[_Node], while_waiting: Callable[[], None] | None) -> list[str]:
+        """Names of those that had to be killed."""
+        alive = {node.spec.name: node.process for node in nodes if node.process is not None}
         for number, limit in ((signal.SIGINT, None), (signal.SIGTERM, TERMINATE_PATIENCE)):
-            if process.poll() is None:
+            for process in alive.values():
                 process.send_signal(number)
             begun = time.monotonic()
             # `hurry` may shorten the patience while we wait.
-            while time.monotonic() - begun < (self._patience if limit is None else min(limit, self._patience)):
-                if process.poll() is not None:
-                    return True
-                if while_waiting is not None:
+            while alive and time.monotonic() - begun < min(limit or self._patience, self._patience):
+                alive = {name: process for name, process in alive.items() if process.poll() is None}
+                if alive and while_waiting is not None:
                     while_waiting()
-                time.sleep(0.02)
-        process.kill()
-        process.wait()
-        return False
+                time.sleep(0.02 if alive else 0.0)
+        for process in alive.values():
+            process.kill()
+            process.wait()
+        for node in nodes:
+            if node.process is not None:
+                self._tell_reaper("forget", node.process.pid)
+            node.process = node.start_at = None
+        return list(alive)
 
     def _close_reaper(self) -> None:
         if self._reaper is None:

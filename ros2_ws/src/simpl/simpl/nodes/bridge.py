@@ -34,6 +34,7 @@ from simpl import interfaces
 from simpl.conversions import float32_field, float64_array, from_bundle_files, from_policy_action, header, to_transition
 from simpl.core.bridge_session import BridgeSession, Situation
 from simpl.core.commands import BeginEpisode, EndEpisode, EpisodeDone, Request, ResetScene, StageModel
+from simpl.core.guard import Mode
 from simpl.core.model_store import ModelUpdate
 from simpl.core.plan import RunPlan
 from simpl.core.recorder import GuardRecord
@@ -68,7 +69,7 @@ class BridgeNode(Node):
         plan = _declare_plan(self)
         self._exit_when_done = declare(self, "exit_when_done", True, "end the process when the run is over")
         drain_wait = declare(
-            self, "drain_wait", 10.0, "longest wait for the learner at the end [s]", between=(0.0, 600.0)
+            self, "drain_wait", 60.0, "longest wait for the learner at the end [s]", between=(0.0, 600.0)
         )
         self._start_wait = declare(
             self, "start_wait", 120.0, "longest wait for the other nodes at the start [s]", between=(1.0, 86_400.0)
@@ -121,7 +122,8 @@ class BridgeNode(Node):
         self._session.on_action(from_policy_action(message), message.latency_ms, time.monotonic())
 
     def _on_guard(self, message: GuardState) -> None:
-        record = GuardRecord(message.tick, message.flags, float64_array(message.velocity))
+        velocity = float64_array(message.velocity)
+        record = GuardRecord(message.tick, message.flags, velocity, Mode(message.mode), message.reason)
         self._session.on_guard(record, time.monotonic())
 
     def _on_policy_status(self, message: PolicyStatus) -> None:
@@ -208,8 +210,11 @@ class BridgeNode(Node):
     def ask(self, request: Request, model: Path | None) -> None:
         """Call the service behind `request`; the answer comes through the executor, later."""
         client, convert = self._calls[type(request)]
-        if not client.service_is_ready():
-            self._session.on_silence(request, f"service {client.srv_name} is not there", time.monotonic())
+        # A scene is reset for a policy to act in it: without one nobody puts everything back in vain, again and again.
+        needed = [client, self._calls[BeginEpisode][0]] if isinstance(request, ResetScene) else [client]
+        missing = ", ".join(one.srv_name for one in needed if not one.service_is_ready())
+        if missing:
+            self._session.on_silence(request, f"service {missing} is not there", time.monotonic())
             return
 
         def answered(future: Future[Any]) -> None:

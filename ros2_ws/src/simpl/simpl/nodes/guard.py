@@ -30,8 +30,10 @@ class GuardNode(Node):
         self._lockstep = declare(self, "lockstep", False, "simulated time stands still while the policy thinks")
         waits = self._lockstep
         settings = GuardSettings(
-            declare(self, "action_timeout", 2.0 if waits else 0.16, "longest silence of the policy [s]", between=TIMES),
-            declare(self, "state_timeout", 2.0 if waits else 0.16, "oldest joint state to move on [s]", between=TIMES),
+            declare(
+                self, "action_timeout", 10.0 if waits else 0.16, "longest silence of the policy [s]", between=TIMES
+            ),
+            declare(self, "state_timeout", 10.0 if waits else 0.16, "oldest joint state to move on [s]", between=TIMES),
             declare(
                 self, "zero_repeat", 0.0 if waits else 0.1, "period of zeros at rest [s]; 0: once", between=(0, 10)
             ),
@@ -99,8 +101,8 @@ class GuardNode(Node):
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message = self._guard.reset()
-        self._log_mode(response.message)
+        response.success, response.message, zeros = self._guard.reset()
+        self._send(zeros)
         return response
 
     def _send(self, command: Command | None, stamp: int | None = None) -> None:

@@ -66,7 +66,6 @@ class LearnerNode(Node):
         self._status = interfaces.LEARNER_STATUS.publisher(self)
         self._phase = "waiting"
         self._complained_at = -math.inf
-        self._stopping = threading.Event()
         newest = self._session.newest_model()
         if newest is not None:
             self._publish(newest)
@@ -78,8 +77,8 @@ class LearnerNode(Node):
         self._trainer.start()
 
     def close(self) -> None:
-        """Let a running update come to its end if it does so soon, then flush."""
-        self._stopping.set()
+        """Let a gradient step or an export come to its end if it does so soon, then flush."""
+        self._session.stopping.set()
         self._trainer.join(timeout=3.0)
         self._session.close()
         self._log.close()
@@ -103,7 +102,7 @@ class LearnerNode(Node):
 
     def _train_forever(self) -> None:
         """The training thread: an error in one update must not end the storing of transitions."""
-        while not self._stopping.is_set():
+        while not self._session.stopping.is_set():
             try:
                 before = self._session.progress.considered
                 model = self._session.train(POLL, self._on_phase)
