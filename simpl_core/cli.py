@@ -350,7 +350,3 @@ def _median(values: Any) -> float:
     import statistics
 
     return float(statistics.median(values.tolist()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -43,7 +43,7 @@ class Run:
     def __init__(self, out: Path, *arguments: str) -> None:
         self.domain = 50 + os.getpid() % 50
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "simpl_core.cli", "adapt", "--out", str(out), *arguments]
+        command = [sys.executable, "-m", "simpl_core", "adapt", "--out", str(out), *arguments]
         self.out = out
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

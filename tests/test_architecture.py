@@ -55,6 +55,7 @@ LAYERS = [
     {"domains"},
     {"cli_collect", "cli_results", "cli_rollout"},
     {"cli"},
+    {"__main__"},
 ]
 
 # A file of this name inside a package reads like the library, and is it in a wrong import.

@@ -13,7 +13,7 @@ import pytest
 
 
 def simpl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "simpl_core.cli", *arguments]
+    command = [sys.executable, "-m", "simpl_core", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -40,6 +40,21 @@ def test_errors_are_one_line_and_exit_with_2(arguments: list[str], message: str)
     assert message in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
     assert "Traceback" not in answer.stderr
+
+
+def test_ctrl_c_while_the_command_line_loads_ends_quietly() -> None:
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "tyro":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from simpl_core.__main__ import main
+sys.exit(main())
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (130, "")
 
 
 def test_presets_are_printed() -> None:
@@ -73,7 +88,7 @@ def test_a_terminated_run_is_saved_and_its_folder_is_one_writers(tmp_path: Path)
         file["actions"], file["terminals"] = np.zeros((400, 9), np.float32), np.arange(400) % 40 == 39
     settings = ["iterations=100000", "batch_size=8", "hidden=16", "log_every=20", "checkpoint_every=100000"]
     train = ["train", "skills", str(data), "--out", str(out), "--threads", "1", "--set", *settings]
-    first = subprocess.Popen([sys.executable, "-m", "simpl_core.cli", *train], stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([sys.executable, "-m", "simpl_core", *train], stderr=subprocess.PIPE, text=True)
     try:
         _wait_for(lambda: (out / "metrics.csv").is_file() and "\n20," in (out / "metrics.csv").read_text())
         second = simpl(*train)

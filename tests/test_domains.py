@@ -20,7 +20,7 @@ from simpl_core.errors import CheckpointError, ConfigError, TaskError
 
 
 def simpl(*arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "simpl_core.cli", *arguments]
+    command = [sys.executable, "-m", "simpl_core", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
 
 

@@ -52,7 +52,7 @@ def test_the_command_prints_every_method_and_draws(tmp_path: Path) -> None:
     write(tmp_path / "kitchen_simpl.csv", rng.integers(0, 5, (2, 3, 30)).astype(float))
     write(tmp_path / "kitchen_spirl.csv", rng.integers(0, 3, (2, 3, 30)).astype(float))
     (tmp_path / "kitchen_training.csv").write_text("epoch,return\n1,0.5\n")
-    command = [sys.executable, "-m", "simpl_core.cli", "results", str(tmp_path), "--json", "--figures", str(tmp_path)]
+    command = [sys.executable, "-m", "simpl_core", "results", str(tmp_path), "--json", "--figures", str(tmp_path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(answer.stdout)
     assert set(found["kitchen"]) == {"simpl", "spirl"}

@@ -13,6 +13,7 @@ from typing import Any
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import Action, LaunchContext, LaunchDescription
 from simpl import runtime_env
@@ -105,7 +106,7 @@ def node_action(spec: NodeSpec) -> Node:
         executable=spec.executable,
         name=spec.name,
         namespace=spec.namespace,
-        parameters=[*files, dict(spec.parameters)],
+        parameters=[*files, {name: _as_it_is(value) for name, value in spec.parameters.items()}],
         remappings=list(spec.remappings),
         additional_env=dict(spec.environment),
         respawn=spec.respawn,
@@ -114,6 +115,11 @@ def node_action(spec: NodeSpec) -> Node:
         sigterm_timeout=str(INTERRUPT_PATIENCE),
         on_exit=None if spec.respawn else Shutdown(reason=f"{spec.name} ended"),
     )
+
+
+def _as_it_is(value: Any) -> Any:
+    """A text stays one: launch would read it as YAML, and `a: b` as a mapping."""
+    return ParameterValue(value, value_type=str) if isinstance(value, str) else value
 
 
 def say(text: str) -> LogInfo:
