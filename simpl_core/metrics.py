@@ -93,5 +93,7 @@ def progress_bar(total: int, description: str, done: int = 0) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2) as progress:
+    # A step may take a minute: the time left is reckoned from the last ten.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, refresh_per_second=2, speed_estimate_period=600) as progress:
         yield Bar(progress, progress.add_task(description, total=total, completed=done, note=""))
