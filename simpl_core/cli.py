@@ -290,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"simpl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("simpl: stopped; the same command goes on from the last saved state", file=sys.stderr)
+        print("simpl: stopped; a stage that trains goes on from its last saved state", file=sys.stderr)
         return 130
 
 

@@ -99,7 +99,7 @@ def test_a_terminated_run_is_saved_and_its_folder_is_one_writers(tmp_path: Path)
     finally:
         first.kill()
     assert first.returncode == 130
-    assert "goes on from the last saved state" in messages
+    assert "goes on from its last saved state" in messages
     assert (out / "resume.pt").is_file()
 
 
