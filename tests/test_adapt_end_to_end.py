@@ -174,41 +174,55 @@ def test_ctrl_c_stops_the_arm_and_all_processes_and_the_run_can_be_continued(ada
     assert report["transitions_sent"] == report["transitions_stored"] >= 6 * STEPS
 
 
-def call(domain: int, service: str) -> None:
-    """Call a service of type Trigger as an operator would, and wait until it is done."""
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain)
-    node = rclpy.create_node("operator", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    try:
-        client = node.create_client(Trigger, service)
+class Operator:
+    """Calls services of type Trigger, as a person at the robot would; it has met the graph before it is in a hurry."""
+
+    def __init__(self, domain: int, *services: str) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self._node = rclpy.create_node("operator", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._clients = {service: self._node.create_client(Trigger, service) for service in services}
+
+    def __enter__(self) -> Operator:
+        deadline = time.monotonic() + PATIENCE
+        while not all(client.service_is_ready() for client in self._clients.values()):
+            assert time.monotonic() < deadline, "a service is absent"
+            self._executor.spin_once(timeout_sec=0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def call(self, service: str) -> None:
+        """Until it is done."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            assert time.monotonic() < deadline, f"{service} is refused or absent"
-            if not client.service_is_ready():
-                executor.spin_once(timeout_sec=0.1)
-                continue
-            future = client.call_async(Trigger.Request())
-            executor.spin_until_future_complete(future, timeout_sec=10.0)
+            assert time.monotonic() < deadline, f"{service} is refused"
+            future = self._clients[service].call_async(Trigger.Request())
+            self._executor.spin_until_future_complete(future, timeout_sec=10.0)
             if future.done() and future.result().success:
                 return
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown(context=context)
 
 
 def test_an_estop_holds_the_run_until_the_reset_and_nothing_of_the_stop_is_learned(adapt) -> None:
     run = adapt("--no-video")
-    run.wait_for("conditioning 1/2")
-    call(run.domain, "guard/estop")
-    run.wait_for("the guard holds the arm until guard/reset is called (e-stop: e-stop pressed)")
     journal = run.out / "bridge" / "journal"
-    before = len(read_records(journal))
-    time.sleep(3.0)
-    assert len(read_records(journal)) == before, "nothing goes on"
-    call(run.domain, "guard/reset")
+    with Operator(run.domain, "guard/estop", "guard/reset") as operator:
+        run.wait_for("conditioning 1/2")
+        deadline = time.monotonic() + PATIENCE
+        while len(read_records(journal)) < STEPS + 20:  # in the second episode
+            assert time.monotonic() < deadline, run.text
+            time.sleep(0.005)
+        operator.call("guard/estop")
+        run.wait_for("the guard holds the arm until guard/reset is called (e-stop: e-stop pressed)")
+        before = len(read_records(journal))
+        time.sleep(3.0)
+        assert len(read_records(journal)) == before, "nothing goes on"
+        operator.call("guard/reset")
     assert run.finish() == 0, run.text
 
     report = run.report()
