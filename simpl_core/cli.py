@@ -282,8 +282,9 @@ def main(arguments: list[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         # Batch systems, containers and `kill` send SIGTERM: a run saves its state then as it does on Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Two pools of spinning threads on few cores slow each other down several times; OpenMP reads this when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Waiting OpenMP threads spin for some 20 microseconds, then sleep: without end they rob the cores of whoever works
+    # there too, not at all they cost half the speed of a training step. Read when torch loads.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return int(_parse(arguments).run())
     except SimplError as error:
