@@ -40,10 +40,10 @@ class Robot:
     Attributes:
         task_family: environment the models were trained for, such as "kitchen".
         observation: name of each number of the state, in order.
-        observation_units: unit of each ("rad", "m", or "1" for a quaternion's parts).
+        observation_units: unit of each ("rad", "m", "m/s", or "1" for a quaternion's parts).
         joint_names: joints that an action moves, in order.
-        action_scale: velocity of each joint at action 1.
-        action_units: unit of each velocity ("rad/s" or "m/s").
+        action_scale: velocity of each joint at action 1, or the force on it.
+        action_units: unit of each ("rad/s", "m/s" or "N").
         action_limits: lowest and highest action; the runtime clips to them.
         control_rate_hz: actions a second [Hz].
     """

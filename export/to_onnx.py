@@ -25,11 +25,11 @@ from export.graphs import (
     task_encoder_graph,
 )
 from export.manifest import GOLDEN, LEARNER, Manifest, Robot, Signature, json_object
+from export.robots import KITCHEN
 from export.verify import Golden, new_session, write_golden
-from sim.tasks import ACTION_SCALE, CONTROL_PERIOD, OBJECT_COORDINATES, ROBOT_JOINTS
 from simpl_core.checkpoint import Models, build_models, load_checkpoint
 from simpl_core.errors import BundleError
-from simpl_core.networks import SkillPolicy
+from simpl_core.networks import SkillDecoder, SkillPolicy
 
 TOLERANCE = 1e-5
 """|onnx - torch| <= TOLERANCE (1 + |torch|): absolute for small answers, relative for large ones."""
@@ -49,31 +49,17 @@ USUAL_CONTEXT, CONTEXTS_A_SIZE = 40, 50
 GOLDEN_INPUTS, GOLDEN_CONTEXT = 2, 7
 """Inputs of each network that travel with the bundle; rows of a context among them."""
 
-KITCHEN = Robot(
-    task_family="kitchen",
-    observation=ROBOT_JOINTS + OBJECT_COORDINATES,
-    observation_units=(
-        *("rad",) * 7,  # arm
-        *("m",) * 2,  # fingers
-        *("rad", "m") * 4,  # knobs and their burners
-        *("rad", "m"),  # light switch and light
-        *("m", "rad", "rad", "rad"),  # slide cabinet, two hinges, microwave
-        *("m",) * 3 + ("1",) * 4,  # kettle: place, quaternion
-    ),
-    joint_names=ROBOT_JOINTS,
-    action_scale=(ACTION_SCALE,) * len(ROBOT_JOINTS),
-    action_units=("rad/s",) * 7 + ("m/s",) * 2,
-    action_limits=(-1.0, 1.0),
-    control_rate_hz=1.0 / CONTROL_PERIOD,
-)
-"""The Franka arm of the kitchen, as `sim` has it."""
-
 Float32 = NDArray[np.float32]
 Inputs = dict[str, Tensor]
 
 
 def export_bundle(
-    run_folder: Path, out_folder: Path, *, recorded: Float32 | None = None, robot: Robot = KITCHEN
+    run_folder: Path,
+    out_folder: Path,
+    *,
+    recorded: Float32 | None = None,
+    robot: Robot = KITCHEN,
+    learner: bool = True,
 ) -> Path:
     """Export a meta-trained run, its checkpoint included, so that a learner can start from the bundle alone.
 
@@ -82,6 +68,7 @@ def export_bundle(
         out_folder: where the bundle goes; an older bundle there is replaced.
         recorded: observed states (M, S), of which up to `CHECKS` are added to the random ones.
         robot: what the numbers mean on the machine.
+        learner: include the checkpoint.
 
     Returns:
         `out_folder`.
@@ -117,7 +104,8 @@ def export_bundle(
     files: dict[str, bytes | Path] = {f"{name}.onnx": graph for name, graph in graphs.items()}
     files[GOLDEN] = write_golden(golden)
     # Copied, not linked: a later resumed training run must not reach into the bundle.
-    files |= {name: (run_folder / Path(name).name).read_bytes() for name in LEARNER}
+    if learner:
+        files |= {name: (run_folder / Path(name).name).read_bytes() for name in LEARNER}
     provenance = {**checkpoint.provenance, "export_check": check}
     return write_bundle(Path(out_folder), files, dataclasses.replace(manifest, provenance=provenance)).folder
 
@@ -213,6 +201,8 @@ def _manifest(models: Models, robot: Robot, run_folder: Path) -> Manifest:
 def _networks(models: Models, signatures: dict[str, Signature]) -> tuple[dict[str, nn.Module], dict[str, bytes]]:
     if models.skill_policy is None or models.task_encoder is None:
         raise BundleError("a bundle needs a skill policy and a task encoder")
+    if not isinstance(models.skill_decoder, SkillDecoder):
+        raise BundleError("a robot runs closed-loop skills, which see the state at every step; these are open-loop")
     networks: dict[str, nn.Module] = {
         "skill_decoder": models.skill_decoder,
         "skill_policy": models.skill_policy,

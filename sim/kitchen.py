@@ -219,6 +219,11 @@ class KitchenEpisode:
         self._rng, self.tracker, self.steps, self.running = rng, SubtaskTracker(task), 0, True
         return self._observe(physics)
 
+    def place(self, physics: KitchenPhysics, state: ArrayLike) -> Float32:
+        """Start the same episode elsewhere: at rest in `state` (30,); returns the first observation (30,)."""
+        physics.reset(state)
+        return self._observe(physics)
+
     def step(self, physics: KitchenPhysics, action: ArrayLike) -> KitchenStep:
         """Apply an action (9,), clipped to [-1, 1], for one control period.
 

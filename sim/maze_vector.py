@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sim.maze_physics import WallMap, advance
 from sim.maze_tasks import ACTION_SIZE, MAX_STEPS, STATE_SIZE, MazeTask, reached, start_state
 from sim.vector import VectorStep
+from simpl_core.episode import Episode
 from simpl_core.errors import ConfigError
 
 
@@ -42,6 +43,12 @@ class MazeVector:
         observation: NDArray[np.float32] = self._states[slot].astype(np.float32)
         return observation
 
+    def place(self, slot: int, state: ArrayLike) -> NDArray[np.float32]:
+        """Move the episode that has just begun in `slot` to the place of `state` (4,), at rest; returns that state."""
+        self._states[slot] = np.asarray(state, np.float64) * (1.0, 1.0, 0.0, 0.0)
+        observation: NDArray[np.float32] = self._states[slot].astype(np.float32)
+        return observation
+
     def step(self, slots: Sequence[int] | NDArray[np.int64], actions: ArrayLike) -> VectorStep:
         """Step the named slots, each once, by actions (n, 2), clipped to [-1, 1].
 
@@ -59,6 +66,17 @@ class MazeVector:
         truncated = ~terminated & (self._steps[rows] >= self._max_steps)
         self._running[rows] = ~(terminated | truncated)
         return VectorStep(states.astype(np.float32), terminated.astype(np.float32), terminated, truncated)
+
+    def judge(self, episode: Episode, task: MazeTask) -> Episode:
+        """`episode`, made in the same maze, as it would have gone had `task` been asked for.
+
+        It ends where it first comes to the goal. One that another goal ended earlier counts as out of time.
+        """
+        arrivals = np.flatnonzero(reached(episode.observations[1:, :2], task.goal))
+        end = int(arrivals[0]) + 1 if len(arrivals) else len(episode)
+        rewards = np.zeros(end, np.float32)
+        rewards[-1] = float(len(arrivals) > 0)
+        return episode.rejudged(task, rewards, terminated=len(arrivals) > 0)
 
     def close(self) -> None:
         """There is nothing to free."""

@@ -125,6 +125,23 @@ def render_frame(
     return frame
 
 
+def render_strip(
+    episodes: Sequence[ArrayLike], path: Path, frames: int = 8, width: int = SIZE // 2, height: int = SIZE // 2
+) -> Frame:
+    """Stills of `episodes`, states (T, 30) at the control rate: a row each, evenly spread in time; written as PNG."""
+    import imageio.v3
+
+    rows = []
+    with KitchenRenderer(width, height) as renderer:
+        for states in map(np.asarray, episodes):
+            steps = np.linspace(0, len(states) - 1, frames).astype(int)
+            rows.append(np.hstack([renderer.draw(states[t], f"{CONTROL_PERIOD * t:.1f} s") for t in steps]))
+    strip: Frame = np.vstack(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.v3.imwrite(path, strip)
+    return strip
+
+
 def render_trajectory(
     qpos: ArrayLike,
     path: Path,

@@ -71,8 +71,14 @@ class Subtask:
 
     def is_complete(self, state: npt.ArrayLike) -> bool:
         """Whether `state` (30,) is within the threshold of the goal; a state with NaN in it is not."""
-        coordinates = np.asarray(state, dtype=np.float64)[list(self.indices)]
-        return bool(np.linalg.norm(coordinates - np.asarray(self.goal)) < SUBTASK_THRESHOLD)
+        return bool(self.complete_in(np.asarray(state)[None])[0])
+
+    def complete_in(self, states: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """The same for each of `states` (T, 30): (T,)."""
+        coordinates = np.asarray(states, dtype=np.float64)[:, list(self.indices)]
+        distances = np.linalg.norm(coordinates - np.asarray(self.goal), axis=1)
+        complete: npt.NDArray[np.bool_] = distances < SUBTASK_THRESHOLD
+        return complete
 
 
 SUBTASKS: dict[str, Subtask] = {
@@ -163,10 +169,28 @@ class SubtaskTracker:
         return self.task.subtasks[: self.completed]
 
 
+def rewards_along(task: KitchenTask, states: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], bool]:
+    """What a `SubtaskTracker` pays for `states` (T, 30), each after a step, until the task is done.
+
+    Returns:
+        Rewards (n,), n <= T, and whether the task was done at the end of them.
+    """
+    rows = np.asarray(states)
+    rewards = np.zeros(len(rows), np.float32)
+    at = 0
+    for name in task.subtasks:
+        found = np.flatnonzero(SUBTASKS[name].complete_in(rows[at:]))
+        if len(found) == 0:
+            return rewards, False
+        at += int(found[0])
+        rewards[at] += 1.0
+    return rewards[: at + 1], True
+
+
 def ever_completed(states: npt.ArrayLike) -> tuple[str, ...]:
     """The subtasks that hold in any of `states` (T, 30), in whatever order."""
     rows = np.asarray(states)
-    return tuple(name for name, subtask in SUBTASKS.items() if any(subtask.is_complete(row) for row in rows))
+    return tuple(name for name, subtask in SUBTASKS.items() if subtask.complete_in(rows).any())
 
 
 def _all_names() -> str:

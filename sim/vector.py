@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.kitchen import KitchenEpisode, KitchenPhysics, KitchenStep
-from sim.tasks import ACTION_SIZE, MAX_STEPS, STATE_SIZE, KitchenTask
+from sim.tasks import ACTION_SIZE, MAX_STEPS, STATE_SIZE, KitchenTask, rewards_along
+from simpl_core.episode import Episode
 from simpl_core.errors import ConfigError
 
 
@@ -58,6 +59,13 @@ class KitchenVector:
         self._states[slot] = kitchen.save()
         return observation
 
+    def place(self, slot: int, state: ArrayLike) -> NDArray[np.float32]:
+        """Move the episode that has just begun in `slot` to `state` (30,), at rest; returns its observation (30,)."""
+        kitchen = self._kitchens[0]
+        observation = self._episodes[slot].place(kitchen, state)
+        self._states[slot] = kitchen.save()
+        return observation
+
     def step(self, slots: Sequence[int] | NDArray[np.int64], actions: ArrayLike) -> VectorStep:
         """Step the named slots, each once, by actions (n, 9) in [-1, 1].
 
@@ -81,6 +89,11 @@ class KitchenVector:
         for served in work:
             served.result()  # raises what the thread raised
         return _stack([steps[slot] for slot in chosen])
+
+    def judge(self, episode: Episode, task: KitchenTask) -> Episode:
+        """`episode` as it would have gone had `task` been asked for; it ends no later than it did."""
+        rewards, done = rewards_along(task, episode.observations[1:])
+        return episode.rejudged(task, rewards, terminated=done)
 
     def qpos(self, slot: int) -> NDArray[np.float64]:
         """True state (30,) of a slot without noise, as `sim.render` draws it; a copy."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from simpl_core.agents.spirl import SpirlAgent, Start, start_from_prior
 from simpl_core.checkpoint import Models
-from simpl_core.config import AdaptConfig, MetaConfig
+from simpl_core.config import AdaptConfig
 from simpl_core.distributions import DiagonalGaussian
-from simpl_core.episode import Episode, Float32, SkillSteps, context_rows, to_skill_steps
+from simpl_core.episode import Episode, Float32, SkillSteps, positive_first, to_skill_steps
 from simpl_core.errors import CheckpointError, ConfigError
 from simpl_core.learner import part, prefixed
 from simpl_core.networks import SkillPolicy
@@ -25,21 +25,14 @@ CONDITIONING, FINETUNE = "conditioning", "finetune"
 class FineTuner(SpirlAgent):
     """Prior-regularised learning of one task, from a meta-trained policy, its critics and alpha_2, with e* fixed."""
 
-    def __init__(
-        self,
-        models: Models,
-        config: AdaptConfig,
-        embedding: Float32,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, models: Models, config: AdaptConfig, embedding: Float32, seed: int) -> None:
         """`models` of a run of phase 2, `embedding` e* (E,).
 
         Raises:
             CheckpointError: the models are of phase 1 only.
             ConfigError: the embedding is of another size.
         """
-        super().__init__(meta_trained(models, config), config, embedding, seed, device)
+        super().__init__(meta_trained(models, config), config, embedding, seed, models.device)
 
 
 def meta_trained(models: Models, config: AdaptConfig) -> Start:
@@ -54,14 +47,14 @@ def meta_trained(models: Models, config: AdaptConfig) -> Start:
 
 
 def spirl_start(models: Models, config: AdaptConfig, seed: int) -> Start:
-    """SPiRL's start from the skills alone, with networks as large as phase 2 uses.
+    """SPiRL's start from the skills alone, with networks as large as those of phase 2 where there was one.
 
     Raises:
         ConfigError: `config` leaves alpha to a meta-trained run.
     """
     if config.alpha is None:
         raise ConfigError("SPiRL has no meta-trained alpha to start from; set alpha (preset 'spirl' has 1.0)")
-    sizes = models.meta_config or MetaConfig()
+    sizes = models.meta_config or config
     return start_from_prior(
         models.skill_prior,
         hidden=sizes.hidden,
@@ -83,7 +76,7 @@ def encode_task(models: Models, steps: Sequence[SkillSteps]) -> Float32:
         raise CheckpointError("encoding a task needs a meta-trained run; this one holds skills only")
     if not steps:
         return np.zeros(models.meta_config.e_dim, np.float32)
-    rows = torch.from_numpy(np.concatenate([context_rows(episode) for episode in steps]))
+    rows = torch.from_numpy(positive_first(steps, models.meta_config.context_kept))
     mean: Float32 = models.task_encoder(rows.unsqueeze(0)).mean.squeeze(0).numpy()
     return mean
 
@@ -114,7 +107,7 @@ class Adaptation:
             self._exploring = meta_trained(models, config).policy
         if self._conditioning == 0:
             start = meta_trained(models, config) if method == "simpl" else spirl_start(models, config, seed)
-            self._agent = SpirlAgent(start, config, np.zeros(start.policy.e_dim, np.float32), seed)
+            self._agent = SpirlAgent(start, config, np.zeros(start.policy.e_dim, np.float32), seed, models.device)
 
     @property
     def done(self) -> bool:
@@ -147,6 +140,9 @@ class Adaptation:
             return self._agent.act(state, e)
         if self._exploring is None:
             raise ConfigError("an adaptation without conditioning has its agent from the start")
+        if self.config.explore_with == "prior":
+            before: DiagonalGaussian = self._models.skill_prior(state)
+            return before
         answer: DiagonalGaussian = self._exploring(state, e)
         return answer
 
@@ -156,11 +152,16 @@ class Adaptation:
         steps = to_skill_steps(episode)
         if self._agent is None:
             self._steps.append(steps)
-            if len(self.scores) == self._conditioning:
+            if self._explored():
                 self._condition()
             return {}
         self._agent.add(steps)
         return self._agent.update(self._agent.steps_for(len(steps.z)))
+
+    def _explored(self) -> bool:
+        made = len(self.scores)
+        longest = self._conditioning + min(self.config.explore_on, self.config.episodes)
+        return made == longest or (made >= self._conditioning and max(self.scores) > 0.0)
 
     def _condition(self) -> None:
         self._agent = FineTuner(self._models, self.config, encode_task(self._models, self._steps), self.seed)
@@ -182,7 +183,7 @@ class Adaptation:
         if not agent:
             return
         if self._agent is None:
-            self._agent = FineTuner(self._models, self.config, agent["embedding"].numpy(), self.seed)
+            self._agent = FineTuner(self._models, self.config, agent["embedding"].cpu().numpy(), self.seed)
         self._agent.load_state_dict(agent)
 
 

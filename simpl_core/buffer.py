@@ -37,6 +37,11 @@ class RowLayout(NamedTuple):
         return 2 * self.state_dim + self.z_dim + 2
 
     @property
+    def reward(self) -> int:
+        """Column of r."""
+        return self.state_dim + self.z_dim
+
+    @property
     def width(self) -> int:
         """Numbers of a whole row."""
         return self.context_width + 4 * self.z_dim
@@ -100,6 +105,21 @@ class ReplayBuffer:
         Raises:
             ConfigError: one of the tasks holds nothing yet.
         """
+        picked = self._rows.flatten(0, 1).index_select(0, self._draw(tasks, count, generator).flatten())
+        return picked.view(len(tasks), count, -1)
+
+    def sample_positive_first(
+        self, tasks: Tensor, count: int, keep: int, column: int, generator: torch.Generator
+    ) -> Tensor:
+        """Of such a sample `keep` rows a task, those with a positive number in `column` first: (B, keep, width)."""
+        slots = self._draw(tasks, count, generator)
+        rows = self._rows.flatten(0, 1)
+        others = (rows[:, column][slots] <= 0.0).to(torch.uint8)
+        first = others.argsort(dim=1, stable=True)[:, :keep]
+        return rows.index_select(0, slots.gather(1, first).flatten()).view(len(tasks), -1, rows.shape[1])
+
+    def _draw(self, tasks: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Places of rows in the flattened ring, (B, count)."""
         sizes = self.sizes[tasks]
         if bool((sizes == 0).any()):
             empty = sorted(set(tasks[sizes == 0].tolist()))
@@ -107,8 +127,7 @@ class ReplayBuffer:
         # Double precision, so that rounding cannot reach the first slot past the end.
         draws = torch.rand(len(tasks), count, generator=generator, dtype=torch.float64)
         slots = (draws * sizes[:, None]).long() + tasks[:, None] * self.capacity
-        picked = self._rows.flatten(0, 1).index_select(0, slots.flatten().to(self._rows.device))
-        return picked.view(len(tasks), count, -1)
+        return slots.to(self._rows.device)
 
     def rows(self, task: int) -> Tensor:
         """What `task` holds, (size, width), in the order of the slots."""

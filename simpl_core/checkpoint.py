@@ -11,15 +11,24 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from simpl_core.config import MetaConfig, SkillsConfig, from_dict
-from simpl_core.errors import CheckpointError
-from simpl_core.networks import CriticEnsemble, SkillDecoder, SkillEncoder, SkillPolicy, SkillPrior, TaskEncoder
+from simpl_core.errors import CheckpointError, ConfigError
+from simpl_core.networks import (
+    CriticEnsemble,
+    Decoder,
+    OpenLoopDecoder,
+    SkillDecoder,
+    SkillEncoder,
+    SkillPolicy,
+    SkillPrior,
+    TaskEncoder,
+)
 
 WEIGHTS, CONFIG, PROVENANCE = "weights.safetensors", "config.json", "provenance.json"
 
@@ -35,12 +44,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Models:
-    """Networks of a run, in evaluation mode; those of phase 2 are None in a run of phase 1."""
+    """Networks of a run, in evaluation mode and on the CPU; those of phase 2 are None in a run of phase 1.
+
+    `device` is where an agent that learns on from them computes.
+    """
 
     skills_config: SkillsConfig
     action_dim: int
     skill_encoder: SkillEncoder
-    skill_decoder: SkillDecoder
+    skill_decoder: Decoder
     skill_prior: SkillPrior
     meta_config: MetaConfig | None = None
     skill_policy: SkillPolicy | None = None
@@ -49,6 +61,33 @@ class Models:
     task_encoder: TaskEncoder | None = None
     alpha_1: float | None = None
     alpha_2: float | None = None
+    device: str = "cpu"
+
+
+class SkillNetworks(NamedTuple):
+    """What phase 1 learns."""
+
+    encoder: SkillEncoder
+    decoder: Decoder
+    prior: SkillPrior
+
+
+def skill_networks(config: SkillsConfig, action_dim: int) -> SkillNetworks:
+    """Fresh networks of the configured kind and sizes.
+
+    Raises:
+        ConfigError: no such kind of decoder.
+    """
+    state, z, hidden = config.state_dim, config.z_dim, config.hidden
+    encoder = SkillEncoder(state, action_dim, z, hidden)
+    decoder: Decoder
+    if config.decoder == "closed":
+        decoder = SkillDecoder(state, action_dim, z, hidden, config.decoder_middle)
+    elif config.decoder == "open":
+        decoder = OpenLoopDecoder(action_dim, z, hidden, config.horizon)
+    else:
+        raise ConfigError(f"no decoder {config.decoder!r}; there are closed, open")
+    return SkillNetworks(encoder, decoder, SkillPrior(state, z, hidden, config.prior_middle))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -103,32 +142,33 @@ def named_tensors(**networks: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
 
 
-def load_models(folder: Path) -> Models:
-    """Rebuild the networks of a run of phase 1 or 2.
+def load_models(folder: Path, device: str = "cpu") -> Models:
+    """Rebuild the networks of a run of phase 1 or 2, for agents that compute on `device`.
 
     Raises:
         CheckpointError: the folder is no run, or its weights do not fit its configuration.
     """
-    return build_models(load_checkpoint(folder), str(folder))
+    return build_models(load_checkpoint(folder), str(folder), device)
 
 
-def build_models(checkpoint: Checkpoint, origin: str) -> Models:
+def build_models(checkpoint: Checkpoint, origin: str, device: str = "cpu") -> Models:
     """Networks from a checkpoint; `origin` names it in errors (see `load_models`)."""
     if "skills" not in checkpoint.config:
         raise CheckpointError(f"{origin}: config.json has no 'skills' entry, only {', '.join(checkpoint.config)}")
     skills = from_dict(SkillsConfig, checkpoint.config["skills"])
     action_dim = int(checkpoint.config["action_dim"])
-    state, z, hidden = skills.state_dim, skills.z_dim, skills.hidden
+    networks = skill_networks(skills, action_dim)
 
     def restore(name: str, network: Network) -> Network:
         return _restore(network, name, checkpoint.tensors, origin)
 
-    encoder = restore("skill_encoder", SkillEncoder(state, action_dim, z, hidden))
-    decoder = restore("skill_decoder", SkillDecoder(state, action_dim, z, hidden, skills.decoder_middle))
-    prior = restore("skill_prior", SkillPrior(state, z, hidden, skills.prior_middle))
+    encoder = restore("skill_encoder", networks.encoder)
+    decoder = restore("skill_decoder", networks.decoder)
+    prior = restore("skill_prior", networks.prior)
     if "meta" not in checkpoint.config:
-        return Models(skills, action_dim, encoder, decoder, prior)
+        return Models(skills, action_dim, encoder, decoder, prior, device=device)
     meta = from_dict(MetaConfig, checkpoint.config["meta"])
+    state, z = skills.state_dim, skills.z_dim
     sizes = (state, z, meta.e_dim, meta.hidden, meta.layers)
     return Models(
         skills,
@@ -137,12 +177,13 @@ def build_models(checkpoint: Checkpoint, origin: str) -> Models:
         decoder,
         prior,
         meta,
-        restore("skill_policy", SkillPolicy(SkillPrior(state, z, hidden, skills.prior_middle), *sizes)),
+        restore("skill_policy", SkillPolicy(SkillPrior(state, z, skills.hidden, skills.prior_middle), *sizes)),
         restore("critics", CriticEnsemble(*sizes, meta.critics)),
         restore("target_critics", CriticEnsemble(*sizes, meta.critics)),
         restore("task_encoder", TaskEncoder(state, z, meta.e_dim, meta.encoder_hidden)),
         float(checkpoint.config["state"]["alpha_1"]),
         float(checkpoint.config["state"]["alpha_2"]),
+        device,
     )
 
 

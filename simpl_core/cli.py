@@ -6,12 +6,13 @@ Heavy imports stay inside the commands, so that `simpl --help` is quick and a ro
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import shutil
 import signal
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,13 +20,14 @@ import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from simpl_core.cli_collect import Collect
+from simpl_core.cli_plot import Plot
+from simpl_core.cli_reproduce import Reproduce
 from simpl_core.cli_results import Results
 from simpl_core.cli_rollout import Rollout
+from simpl_core.cli_settings import Preset, Settings, changes
+from simpl_core.cli_skills import Skills
 from simpl_core.domains import DomainName
 from simpl_core.errors import ConfigError, EnvironmentMissingError, SimplError
-
-Preset = Literal["official", "fast", "small"]
-Settings = Annotated[tuple[str, ...], arg(name="set", metavar="KEY=VALUE ...")]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class TrainSkills:
     """
 
     data: Positional[str]
-    """HDF5 file in D4RL's layout, or a D4RL name such as kitchen-mixed-v0."""
+    """HDF5 file in D4RL's or Minari's layout, or a name of theirs: kitchen-mixed-v0, D4RL/kitchen/mixed-v2."""
     out: Path = Path("runs/skills")
     """Run folder; an unfinished run there goes on."""
     domain: DomainName = "kitchen"
@@ -49,6 +51,8 @@ class TrainSkills:
     """Run folder whose networks are trained on, instead of fresh ones."""
     seed: int = 0
     """Seed of networks, batches and the held-out split."""
+    device: str = "cpu"
+    """What computes: cpu, cuda or cuda:N. Random numbers are the same on all, results equal but for rounding."""
     threads: int = 2
     """Threads for the arithmetic."""
 
@@ -58,11 +62,10 @@ class TrainSkills:
         from simpl_core.dataset import open_demonstrations
         from simpl_core.domains import domain
 
-        where = domain(self.domain)
-        config = preset(SKILLS_PRESETS, where.preset(self.preset), **_changes(self.set))
+        where, device = domain(self.domain), _use(self.device, self.threads)
+        config = preset(SKILLS_PRESETS, where.preset(self.preset), **changes(self.set))
         data = open_demonstrations(_locate(self.data), config.state_dim)
-        _use_threads(self.threads)
-        start = skills.SkillsStart(self.seed, where.sensor_noise, self.parent, where.action_stride)
+        start = skills.SkillsStart(self.seed, where.sensor_noise, self.parent, where.action_stride, device)
         skills.run(config, data, self.out, start)
         print(f"skills in {self.out}; next: simpl train meta {self.out}")
         return 0
@@ -89,6 +92,8 @@ class TrainMeta:
     """Settings that differ from the preset, such as epochs=20."""
     seed: int = 0
     """Seed of networks, exploration and sensor noise."""
+    device: str = "cpu"
+    """What takes gradient steps: cpu, cuda or cuda:N. A run may go on on another."""
     threads: int = 2
     """Threads for arithmetic and physics."""
 
@@ -98,18 +103,19 @@ class TrainMeta:
         from simpl_core.config import META_PRESETS, preset
         from simpl_core.domains import domain
         from simpl_core.rollout import SlotEnv
+        from simpl_core.training_report import draw
 
-        where = domain(self.domain)
-        config = preset(META_PRESETS, where.preset(self.preset), **_changes(self.set))
+        where, device = domain(self.domain), _use(self.device, self.threads)
+        config = preset(META_PRESETS, where.preset(self.preset), **changes(self.set))
         where.check(load_models(self.skills).skills_config.state_dim, self.skills)
         tasks = where.tasks(self.tasks, where.training)
-        _use_threads(self.threads)
 
         def envs() -> SlotEnv:
             return where.make_env(len(tasks), self.threads, 1.0)
 
-        meta_train.run(config, self.skills, envs, tasks, self.out, seed=self.seed, threads=self.threads)
-        print(f"meta-trained models in {self.out}; next: simpl export {self.out} -o BUNDLE")
+        meta_train.run(config, self.skills, envs, tasks, self.out, seed=self.seed, device=device)
+        draw(self.out, self.out)
+        print(f"meta-trained models and pictures in {self.out}; next: simpl export {self.out} -o BUNDLE")
         return 0
 
 
@@ -146,28 +152,37 @@ class Evaluate:
     set: Settings = ()
     """Settings that differ from the preset, such as episodes=30."""
     out: Path = Path("runs/evaluation")
-    """Folder for CSV, summary and plot; finished tasks there are kept."""
-    threads: int = 2
-    """Threads for arithmetic and physics."""
+    """Folder for CSV, summary and plot; what was done there is kept and gone on from."""
+    workers: int | None = None
+    """Processes, each with tasks and seeds of its own; the scores do not depend on it. None: one a core."""
+    device: str = "cpu"
+    """What takes gradient steps: cpu, cuda or cuda:N, shared by the processes."""
+    scores: Path | None = None
+    """Another place for the scores, named as simpl results reads them: docs/results/kitchen_simpl.csv."""
 
     def run(self) -> int:
         from simpl_core import evaluate
         from simpl_core.checkpoint import load_models
         from simpl_core.config import ADAPT_PRESETS, preset
-        from simpl_core.domains import domain
+        from simpl_core.domains import domain, make_env
+        from simpl_core.learner import use_device
+        from simpl_core.workers import cores
 
-        where = domain(self.domain)
+        where, device = domain(self.domain), use_device(self.device)
         name = where.preset("spirl" if self.method == "spirl" else self.preset)
-        config = preset(ADAPT_PRESETS, name, **_changes(self.set))
-        tasks, models = where.tasks(self.tasks, where.target), load_models(self.models)
-        where.check(models.skills_config.state_dim, self.models)
-        _use_threads(self.threads)
-        env = where.make_env(min(len(tasks) * len(self.seeds), 32), self.threads, 1.0)
-        try:
-            summary = evaluate.run(config, models, self.method, env, tasks, self.seeds, self.out)
-        finally:
-            env.close()
-        print(summary)
+        config = preset(ADAPT_PRESETS, name, **changes(self.set))
+        tasks = where.tasks(self.tasks, where.target)
+        where.check(load_models(self.models).skills_config.state_dim, self.models)
+        workers = cores() if self.workers is None else self.workers
+        if workers < 1:
+            raise ConfigError(f"--workers must be at least 1, got {workers}")
+        measured = evaluate.Evaluation(
+            partial(load_models, self.models, device), partial(make_env, self.domain), self.method, config
+        )
+        print(evaluate.run(measured, tasks, self.seeds, self.out, workers))
+        if self.scores is not None:
+            self.scores.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.out / evaluate.SCORES, self.scores)
         return 0
 
 
@@ -182,18 +197,25 @@ class Export:
     """Run folder of phase 2."""
     out: Annotated[Path, arg(aliases=["-o"])]
     """Folder to write; it appears only if ONNX equals torch to 1e-5 and the whole contract holds."""
+    domain: DomainName = "kitchen"
+    """What the models move."""
     data: str | None = None
     """Demonstrations (path or D4RL name) whose states serve as the 1,000 recorded inputs of the comparison."""
+    learner: bool = True
+    """Include what fine-tuning starts from, two thirds of the size; without, the bundle only acts."""
 
     def run(self) -> int:
         from export.bundle import Bundle, describe
+        from export.robots import ROBOTS
         from export.to_onnx import export_bundle
         from simpl_core.checkpoint import load_models
         from simpl_core.dataset import open_demonstrations
 
         state_dim = load_models(self.models).skills_config.state_dim
         recorded = open_demonstrations(_locate(self.data), state_dim).states if self.data else None
-        print(describe(Bundle.open(export_bundle(self.models, self.out, recorded=recorded))))
+        robot = ROBOTS[self.domain]
+        folder = export_bundle(self.models, self.out, recorded=recorded, robot=robot, learner=self.learner)
+        print(describe(Bundle.open(folder)))
         return 0
 
 
@@ -224,7 +246,7 @@ class Data:
     """
 
     data: Positional[str]
-    """HDF5 file in D4RL's layout, or a D4RL name such as kitchen-mixed-v0."""
+    """HDF5 file in D4RL's or Minari's layout, or a name of theirs: kitchen-mixed-v0, D4RL/kitchen/mixed-v2."""
 
     def run(self) -> int:
         from simpl_core.dataset import open_demonstrations
@@ -268,7 +290,10 @@ COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
     "rollout": Rollout,
+    "skills": Skills,
     "results": Results,
+    "reproduce": Reproduce,
+    "plot": Plot,
     "export": Export,
     "bundle": BundleCommand,
     "data": Data,
@@ -322,29 +347,20 @@ def _robot_commands(required: bool) -> dict[str, Any]:
     return {"adapt": Adapt, "report": Report}
 
 
-def _changes(settings: tuple[str, ...]) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set takes KEY=VALUE, got {setting!r}")
-        try:
-            changes[key] = json.loads(text)
-        except json.JSONDecodeError:
-            changes[key] = {"True": True, "False": False, "None": None}.get(text, text)
-    return changes
-
-
 def _locate(data: str) -> Path:
     from simpl_core.dataset import locate
 
     return locate(data, lambda done, total: print(f"\r{done >> 20} of {total >> 20} MiB", end="", file=sys.stderr))
 
 
-def _use_threads(count: int) -> None:
+def _use(device: str, threads: int) -> str:
+    """Compute on `device`, with so many threads where it is the processor; returns the device."""
     import torch
 
-    torch.set_num_threads(count)
+    from simpl_core.learner import use_device
+
+    torch.set_num_threads(threads)
+    return use_device(device)
 
 
 def _median(values: Any) -> float:

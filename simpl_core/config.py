@@ -27,8 +27,11 @@ class SkillsConfig:
     """Size of a skill z."""
     hidden: int = 128
     """Width of every layer."""
+    decoder: Literal["closed", "open"] = "closed"
+    """Closed loop: an MLP that sees the state at every control step. Open loop: an LSTM that says all H actions of a
+    skill at its start (SPiRL's first kind; not for robots)."""
     decoder_middle: int = 5
-    """BatchNorm layers of the decoder."""
+    """BatchNorm layers of the closed-loop decoder."""
     prior_middle: int = 6
     """BatchNorm layers of the prior."""
     beta: float = 5e-4
@@ -38,7 +41,8 @@ class SkillsConfig:
     recorded with less noise than the robot will have."""
     recovery: float = 0.0
     """Factor on the same noise for the decoder alone, which then learns to take the error back within the step and so
-    holds the demonstrated course under noise and drift; 0 shows it `sensor_noise`, with the actions as recorded."""
+    holds the demonstrated course under noise and drift; 0 shows it `sensor_noise`, with the actions as recorded. An
+    open-loop decoder sees no state and cannot."""
     prior_loss: Literal["nll", "kl"] = "nll"
     """Fit the prior to detached samples (the code) or by KL(q || p) (the paper)."""
     batch_size: int = 128
@@ -97,10 +101,22 @@ class MetaConfig:
     """Tasks a step with small contexts, drawn with replacement."""
     tasks_large: int = 27
     """Tasks a step with large contexts."""
+    tasks_mixed: int = 0
+    """Of those, how many have contexts of all episodes, also those made with e from the posterior. The papers' have
+    none; with some, the encoder can read what a robot does after conditioning (`reencode` in phase 3)."""
     context_small: int = 2
     """Skill transitions in a small context."""
     context_large: int = 1024
     """Skill transitions in a large context."""
+    context_kept: int = 0
+    """Of those, as many as the encoder reads, the rewarded ones before others; 0 is all. Where rewards are rare, a few
+    hundred say what thousands do at a fraction of the cost."""
+    standardise: bool = False
+    """Begin training as if states were standardised: first layers are rescaled once, to the states that warm-up met.
+    For states of other sizes than 1, beside which the networks hardly see e and z."""
+    share_episodes: bool = False
+    """Judge every episode by all tasks' rewards instead of its own task's alone, where the environment can: all see
+    what one does (the papers' agents only learn from a task's own episodes)."""
     batch_size: int = 256
     """Skill transitions per task and step."""
     buffer_size: int = 3000
@@ -125,8 +141,19 @@ class MetaConfig:
 class AdaptConfig:
     """Phase 3: fine-tuning on one unseen task with e* fixed."""
 
+    hidden: int = 128
+    """Width of SPiRL's policy and critics where no meta-trained run tells their sizes."""
+    layers: int = 5
+    """Hidden layers of those."""
+    critics: int = 2
+    """Size of that critic ensemble."""
     conditioning_episodes: int = 20
     """Episodes with e ~ N(0, I) before e* = mean of q(e | all their transitions)."""
+    explore_on: int = 0
+    """At most so many more while none of them has earned anything: what e* is read from should hold a reward. They
+    count as the first episodes of fine-tuning."""
+    explore_with: Literal["policy", "prior"] = "policy"
+    """Who acts in them: the policy with e ~ N(0, I) (the papers), or the skill prior, which covers more."""
     episodes: int = 180
     """Episodes of fine-tuning after them."""
     batch_size: int = 256
@@ -177,7 +204,23 @@ _MAZE_META = MetaConfig(
     encoder_buffer_size=20_000,
     epochs=1000,
 )
-_MAZE_ADAPT = AdaptConfig(episodes=280, delta=1.0, kl_clip=5.0)
+_MAZE_META_FAST = replace(
+    _MAZE_META,
+    epochs=40,
+    e_dim=6,
+    alpha_1=6e-3,
+    alpha_2=3e-3,
+    encoder_weight_large=3e-5,
+    tasks_large=20,
+    context_large=4096,
+    context_kept=32,
+    standardise=True,
+    share_episodes=True,
+    batch_size=64,
+    reuse=20.0,
+    tau=0.02,
+)
+_MAZE_ADAPT = AdaptConfig(hidden=256, layers=3, episodes=280, delta=1.0, kl_clip=5.0)
 
 SKILLS_PRESETS: dict[str, SkillsConfig] = {
     "official": SkillsConfig(),
@@ -191,30 +234,33 @@ SKILLS_PRESETS: dict[str, SkillsConfig] = {
         checkpoint_every=500,
     ),
     "maze-official": _MAZE_SKILLS,
-    "maze-fast": replace(_MAZE_SKILLS, iterations=40_000, final_rate_fraction=0.02),
+    "maze-fast": replace(_MAZE_SKILLS, iterations=9_000, final_rate_fraction=0.02, prior_iterations=12_000),
     "maze-small": replace(
         _MAZE_SKILLS, iterations=2_500, final_rate_fraction=0.02, log_every=250, checkpoint_every=500
     ),
 }
 META_PRESETS: dict[str, MetaConfig] = {
     "official": MetaConfig(),
-    "fast": MetaConfig(epochs=75, context_large=256, batch_size=128, reuse=192.0),
+    "fast": MetaConfig(
+        alpha_2=0.01,
+        tasks_small=2,
+        tasks_large=14,
+        tasks_mixed=4,
+        context_large=256,
+        share_episodes=True,
+        batch_size=128,
+        buffer_size=20_000,
+        encoder_buffer_size=10_000,
+        reuse=256.0,
+        epochs=50,
+    ),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
     ),
     "maze-official": _MAZE_META,
-    "maze-fast": replace(
-        _MAZE_META, epochs=100, context_large=1024, tasks_small=2, tasks_large=12, batch_size=128, reuse=8.0
-    ),
+    "maze-fast": _MAZE_META_FAST,
     "maze-small": replace(
-        _MAZE_META,
-        epochs=2,
-        context_large=512,
-        tasks_small=2,
-        tasks_large=6,
-        batch_size=128,
-        reuse=2.0,
-        checkpoint_every=1,
+        _MAZE_META_FAST, epochs=2, context_large=512, tasks_small=2, tasks_large=6, reuse=1.0, checkpoint_every=1
     ),
 }
 ADAPT_PRESETS: dict[str, AdaptConfig] = {
@@ -225,10 +271,12 @@ ADAPT_PRESETS: dict[str, AdaptConfig] = {
         conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0
     ),
     "maze-official": replace(_MAZE_ADAPT, episodes=980, use_conditioning=False),
-    "maze-fast": _MAZE_ADAPT,
+    "maze-fast": replace(_MAZE_ADAPT, batch_size=128, reuse=16.0, explore_on=20, explore_with="prior"),
     "maze-small": replace(_MAZE_ADAPT, conditioning_episodes=4, episodes=6, batch_size=64, reuse=16.0),
     "maze-spirl": replace(
         _MAZE_ADAPT,
+        batch_size=128,
+        reuse=128.0,
         conditioning_episodes=0,
         episodes=300,
         alpha=0.05,
@@ -250,6 +298,11 @@ def preset(table: Mapping[str, Stage], name: str, **changes: Any) -> Stage:
     if name not in table:
         raise ConfigError(f"no preset {name!r}; there are {', '.join(table)}")
     return from_dict(type(table[name]), {**dataclasses.asdict(table[name]), **changes})
+
+
+def of_domain(domain: str, name: str) -> str:
+    """Name of a domain's version of a preset; the kitchen's have none before them."""
+    return name if domain == "kitchen" else f"{domain}-{name}"
 
 
 def by_domain(table: Mapping[str, Stage]) -> dict[str, dict[str, Stage]]:

@@ -1,4 +1,4 @@
-"""Demonstrations on disk: D4RL's HDF5 layout, names and cache, checked on opening.
+"""Demonstrations on disk: D4RL's HDF5 layout, names and cache, or Minari's; checked on opening.
 
 The `d4rl` package itself cannot be installed beside anything current, but its file names, its cache folder
 (`D4RL_DATASET_DIR`, else `~/.d4rl/datasets`) and its normalised scores are what people know.
@@ -19,6 +19,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from simpl_core.dataset_minari import (
+    MAIN_FILE,
+    MINARI_DATASETS,
+    holds_episodes,
+    is_minari_name,
+    minari_file,
+    read_episodes,
+)
 from simpl_core.errors import DatasetError
 
 ACTION_LIMIT = 1.0 + 1e-4
@@ -95,22 +103,26 @@ def dataset_folder() -> Path:
 
 
 def locate(name_or_path: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """The file of a data set: a path as it is, a D4RL name from the cache, downloaded and verified if missing.
+    """The file of a data set: a path as it is, a name from D4RL's or Minari's cache, downloaded if missing.
 
     Args:
-        name_or_path: a path, or one of `PUBLIC_DATASETS`.
-        on_progress: called with (bytes so far, bytes in all) while downloading.
+        name_or_path: a file, Minari's folder of a data set, one of `PUBLIC_DATASETS`, or such as `MINARI_DATASETS`.
+        on_progress: called with (bytes so far, bytes in all) while downloading from D4RL.
 
     Raises:
         DatasetError: neither a file nor a known name; no network; wrong checksum.
+        EnvironmentMissingError: a name of Minari's that is not in its cache, without its package.
     """
     if name_or_path not in PUBLIC_DATASETS:
         path = Path(name_or_path).expanduser()
         if path.is_file():
             return path
-        raise DatasetError(
-            f"no file {name_or_path!r}, and no data set of that name; known names: {', '.join(PUBLIC_DATASETS)}"
-        )
+        if (path / MAIN_FILE).is_file():
+            return path / MAIN_FILE
+        if is_minari_name(name_or_path):
+            return minari_file(name_or_path)
+        names = ", ".join((*PUBLIC_DATASETS, *MINARI_DATASETS))
+        raise DatasetError(f"no file {name_or_path!r}, and no data set of that name; known names: {names}")
     path = dataset_folder() / PUBLIC_DATASETS[name_or_path].url.rsplit("/", 1)[1]
     if not path.is_file():
         _download(name_or_path, path, on_progress)
@@ -144,7 +156,7 @@ def _download(name: str, path: Path, on_progress: Callable[[int, int], None] | N
 
 
 def open_demonstrations(path: Path, state_dim: int | None = None) -> Demonstrations:
-    """Read and check a file in D4RL's layout: flat observations, actions, terminals and maybe timeouts.
+    """Read and check a file in D4RL's layout (flat observations, actions, terminals and maybe timeouts) or Minari's.
 
     Args:
         path: the HDF5 file.
@@ -174,6 +186,8 @@ def _read(path: Path) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArr
         raise DatasetError(f"no file {str(path)!r}")
     try:
         with h5py.File(path, "r") as file:
+            if holds_episodes(file):
+                return read_episodes(file, path)
             missing = [name for name in ("observations", "actions", "terminals") if name not in file]
             if missing:
                 raise DatasetError(f"{path}: no {', '.join(missing)}; the file holds {', '.join(sorted(file))}")

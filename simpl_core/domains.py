@@ -6,14 +6,15 @@ loaded when a domain is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simpl_core.config import of_domain
 from simpl_core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ class Domain:
         target: family that an evaluation takes.
         undirected: tasks under which to watch a skill prior that nobody asks for anything.
         describe: what episodes of those did, in lines.
-        draw: (episodes, their tasks, picture to write) or None.
+        draw: (episodes, their tasks, picture to write).
+        achievements: names of what can be seen to be achieved, whatever was asked for.
+        achieved: (states (T, S), the task they were made under) -> those that they show.
+        retrace: (states of a demonstration (T, S), a task in the same place) -> the task under which to replay it.
     """
 
     name: DomainName
@@ -52,11 +56,14 @@ class Domain:
     target: str
     undirected: Sequence[Any]
     describe: Callable[[Sequence[Episode], Sequence[Any]], list[str]]
-    draw: Callable[[Sequence[Episode], Sequence[Any], Path], None] | None = None
+    draw: Callable[[Sequence[Episode], Sequence[Any], Path], None]
+    achievements: Sequence[str]
+    achieved: Callable[[NDArray[np.float32], Any], Collection[str]]
+    retrace: Callable[[NDArray[np.float32], Any], Any]
 
     def preset(self, name: str) -> str:
         """Name of this domain's version of a preset; the kitchen's have none before them."""
-        return name if self.name == "kitchen" else f"{self.name}-{name}"
+        return of_domain(self.name, name)
 
     def tasks(self, texts: Sequence[str], default: str) -> list[Any]:
         """Tasks and families of tasks as a user writes them; `@FILE` holds one a line.
@@ -94,6 +101,11 @@ def domain(name: DomainName) -> Domain:
     return DOMAINS[name]()
 
 
+def make_env(name: DomainName, slots: int) -> SlotEnv:
+    """Environments of a domain for one of several processes: stepped by one thread. Can be pickled within a partial."""
+    return domain(name).make_env(slots, 1, 1.0)
+
+
 def _kitchen() -> Domain:
     from sim.kitchen import SENSOR_NOISE
     from sim.tasks import (
@@ -110,6 +122,7 @@ def _kitchen() -> Domain:
     from sim.vector import KitchenVector
 
     families = {"train": KITCHEN_TRAIN_TASKS, "target": KITCHEN_TARGET_TASKS}
+    everything = KitchenTask(tuple(SUBTASKS))
 
     def describe(episodes: Sequence[Episode], _: Sequence[Any]) -> list[str]:
         done = [ever_completed(episode.observations) for episode in episodes]
@@ -125,9 +138,20 @@ def _kitchen() -> Domain:
         read_tasks=lambda text: families.get(text.strip().lower()) or (parse_kitchen_task(text),),
         training="train",
         target="target",
-        undirected=(KitchenTask(tuple(SUBTASKS)),),
+        undirected=(everything,),
         describe=describe,
+        draw=_draw_kitchen,
+        achievements=tuple(SUBTASKS),
+        achieved=lambda states, _: ever_completed(states),
+        retrace=lambda *_: everything,
     )
+
+
+def _draw_kitchen(episodes: Sequence[Episode], _: Sequence[Any], path: Path) -> None:
+    """Stills of the first three."""
+    from sim.render import render_strip
+
+    render_strip([episode.observations for episode in episodes[:3]], path)
 
 
 def _maze() -> Domain:
@@ -146,7 +170,28 @@ def _maze() -> Domain:
         undirected=maze_tasks("target"),
         describe=_describe_maze,
         draw=_draw_maze,
+        achievements=(*MAZE_DISTANCES, "at its goal"),
+        achieved=_achieved_in_maze,
+        retrace=_retrace_maze,
     )
+
+
+MAZE_DISTANCES = {f"{metres} m from its start": metres for metres in (2, 5, 10)}
+
+
+def _achieved_in_maze(states: NDArray[np.float32], task: Any) -> list[str]:
+    """How far a ball got away from where it started, and whether it came to the goal."""
+    from sim.maze_tasks import reached
+
+    farthest = np.linalg.norm(states[:, :2] - states[0, :2], axis=1).max()
+    covered = [name for name, metres in MAZE_DISTANCES.items() if farthest >= metres]
+    return covered + ["at its goal"] * bool(reached(states[:, :2], task.goal).any())
+
+
+def _retrace_maze(states: NDArray[np.float32], task: Any) -> Any:
+    """The goal where a demonstration ends, in the layout of `task`."""
+    cells = [cell for cell in task.layout.cells if cell != task.layout.start]
+    return replace(task, goal=min(cells, key=lambda cell: float(np.linalg.norm(states[-1, :2] - cell))))
 
 
 def _describe_maze(episodes: Sequence[Episode], tasks: Sequence[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -47,6 +48,25 @@ class Episode:
         """Sum of rewards: subtasks completed in order, or 1 for a goal reached."""
         return float(self.rewards.sum())
 
+    def rejudged(self, task: object, rewards: Float32, terminated: bool) -> Episode:
+        """The same motion as `task` would have rewarded it: its first steps, as many as `rewards` (n,) has.
+
+        `terminated` says that `task` ends there; otherwise time does, also where the task it was made for ended it.
+        """
+        end = len(rewards)
+        kept = self.skill_starts < end
+        return Episode(
+            observations=self.observations[: end + 1],
+            actions=self.actions[:end],
+            rewards=rewards,
+            terminated=terminated,
+            truncated=not terminated,
+            skills=self.skills[kept],
+            skill_starts=self.skill_starts[kept],
+            time_stamps=self.time_stamps[: end + 1],
+            header=self.header | {"task": str(task)},
+        )
+
 
 class SkillSteps(NamedTuple):
     """An episode seen by the high-level policy: K transitions, one a skill.
@@ -91,3 +111,15 @@ def context_rows(steps: SkillSteps) -> Float32:
     return np.concatenate(
         [steps.states, steps.z, steps.rewards[:, None], steps.dones[:, None], steps.next_states], axis=1
     ).astype(np.float32)
+
+
+def positive_first(steps: Sequence[SkillSteps], keep: int) -> Float32:
+    """The rows of all `steps` as a context, (N, 2S + Z + 2), or `keep` of them: rewarded ones, then others evenly."""
+    rows: Float32 = np.concatenate([context_rows(episode) for episode in steps])
+    if keep == 0 or len(rows) <= keep:
+        return rows
+    rewards = np.concatenate([episode.rewards for episode in steps])
+    rewarded, others = np.flatnonzero(rewards > 0.0)[:keep], np.flatnonzero(rewards <= 0.0)
+    spread = np.linspace(0, len(others) - 1, keep - len(rewarded)).astype(np.int64)
+    kept: Float32 = rows[np.concatenate([rewarded, others[spread]])]
+    return kept

@@ -33,3 +33,7 @@ class EnvironmentMissingError(SimplError):
 
 class InferenceError(SimplError):
     """A model was asked for an answer it cannot give: wrong sizes, numbers that are not finite, no episode begun."""
+
+
+class WorkerError(SimplError):
+    """A process that worked for this one died or failed."""

@@ -1,6 +1,6 @@
-"""Phase 3 measured: every task with every seed, side by side; scores per episode, summary and curve.
+"""Phase 3 measured: every task with every seed, spread over processes; scores per episode, summary and curve.
 
-Resumable: a killed evaluation goes on from the last saved round to the same scores.
+A run depends on its task and seed alone, so neither the number of processes nor a kill changes the scores.
 """
 
 from __future__ import annotations
@@ -10,52 +10,75 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from simpl_core.adapt import Adaptation, adapt_in_simulation
 from simpl_core.checkpoint import Models, save_tensors, write_atomically
 from simpl_core.config import AdaptConfig
 from simpl_core.errors import CheckpointError, ConfigError
-from simpl_core.learner import keep_freed_memory, mean_metrics
+from simpl_core.learner import keep_freed_memory, torch_threads
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.plots import learning_curves
 from simpl_core.provenance import provenance
 from simpl_core.results import milestone_scores, read_scores
 from simpl_core.resume import sole_writer
 from simpl_core.rollout import SlotEnv
+from simpl_core.workers import Work, spread
 
-SCORES, SUMMARY, CURVE, STATE = "scores.csv", "summary.json", "curve.png", "state"
+SCORES, SUMMARY, CURVE, IDENTITY, RUNS = "scores.csv", "summary.json", "curve.png", "evaluation.json", "runs"
+STATE = "state.safetensors"
 SAVE_EVERY = 5
-"""Rounds between two resumable states on disk."""
+"""Rounds of a run between two resumable states on disk."""
+MOST_SLOTS = 32
 
 
-def run(
-    config: AdaptConfig,
-    models: Models,
-    method: str,
-    env: SlotEnv,
-    tasks: Sequence[Any],
-    seeds: Sequence[int],
-    out: Path,
-) -> str:
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured; every process gets a copy, so all of it can be pickled.
+
+    Attributes:
+        load: reads the models, of phase 2, or of phase 1 for `spirl`.
+        make_env: environments to make episodes in, with so many slots.
+        method: one of `adapt.METHODS`.
+        config: of phase 3.
+    """
+
+    load: Callable[[], Models]
+    make_env: Callable[[int], SlotEnv]
+    method: str
+    config: AdaptConfig
+
+
+class Run(NamedTuple):
+    """One adaptation of an evaluation, and the folder of its state and metrics."""
+
+    task: Any
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.task} with seed {self.seed}"
+
+
+def run(evaluation: Evaluation, tasks: Sequence[Any], seeds: Sequence[int], out: Path, workers: int = 1) -> str:
     """Adapt to each of `tasks` with each of `seeds` and write scores.csv, summary.json and curve.png into `out`.
 
     Args:
-        config: of phase 3.
-        models: of phase 2, or of phase 1 for `spirl`.
-        method: one of `adapt.METHODS`.
-        env: environments to make episodes in, as many at once as it has slots.
-        tasks: what `env` is reset to; `str(task)` names them.
+        evaluation: what is measured.
+        tasks: what environments are reset to; `str(task)` names them.
         seeds: of noise, skills drawn and learning.
         out: folder; unfinished or finished runs of the same evaluation there are kept.
+        workers: processes; the scores do not depend on it.
 
     Returns:
         The summary in a few lines.
@@ -63,18 +86,19 @@ def run(
     Raises:
         ConfigError: no task, no seed, one twice, or unknown method.
         CheckpointError: the models lack what the method needs, or `out` holds another evaluation or a process at work.
+        WorkerError: one of several processes died.
     """
     _check_distinct([str(task) for task in tasks], "task")
     _check_distinct([str(seed) for seed in seeds], "seed")
-    keep_freed_memory()
-    runs = [Adaptation(method, models, config, task, seed) for task in tasks for seed in seeds]
+    models, config, method = evaluation.load(), evaluation.config, evaluation.method
+    episodes = Adaptation(method, models, config, tasks[0], seeds[0]).total_episodes  # refuses what cannot be done
     with sole_writer(out):
         _claim(out, method, config, models)
-        for adaptation in runs:
-            _restore(adaptation, out)
-        _adapt(env, models, runs, out)
+        runs = [Run(task, seed, _folder(out, task, seed)) for task in tasks for seed in seeds]
+        _adapt(evaluation, runs, episodes, out, workers)
     scores = read_scores(out / SCORES)
-    means = {name: float(values.mean()) for name, values in milestone_scores(scores).items()}
+    conditioning = config.conditioning_episodes if method == "simpl" else 0
+    means = {name: float(values.mean()) for name, values in milestone_scores(scores, conditioning).items()}
     origin = provenance(
         method=method,
         adapt=dataclasses.asdict(config),
@@ -83,76 +107,111 @@ def run(
     )
     report = {"method": method, "means": means, **origin}
     write_atomically(out / SUMMARY, (json.dumps(report, indent=2) + "\n").encode())
-    conditioning = config.conditioning_episodes if method == "simpl" else 0
-    learning_curves({method: scores.runs}, out / CURVE, conditioning=conditioning)
+    learning_curves({method: scores.runs}, out / CURVE, conditioning={method: conditioning})
     return describe(means, method, out)
 
 
 def describe(means: Mapping[str, float], method: str, out: Path) -> str:
     """The summary for people."""
-    lines = [f"{method}: mean score", *(f"  episodes {name:>6}  {value:5.2f}" for name, value in means.items())]
+    lines = [f"{method}: mean score", *(f"  {name:11}  {value:5.2f}" for name, value in means.items())]
     return "\n".join([*lines, f"scores, summary and curve in {out}"])
 
 
-def _adapt(env: SlotEnv, models: Models, runs: Sequence[Adaptation], out: Path) -> None:
-    total, done = sum(run.total_episodes for run in runs), sum(len(run.scores) for run in runs)
-    began = min(len(run.scores) for run in runs)
-    writer = MetricsWriter(out, began)
-    history: list[dict[str, torch.Tensor]] = []
-    rounds = 0
+def _adapt(evaluation: Evaluation, runs: Sequence[Run], episodes: int, out: Path, workers: int) -> None:
+    """Bring all `runs` to their end and leave their scores in `out`."""
+    scores = [[float(score) for score in _saved(run).get("scores", ())] for run in runs]
+    left = [index for index, made in enumerate(scores) if len(made) < episodes]
 
-    def note(_: Adaptation, metrics: dict[str, float]) -> None:
-        history.append({name: torch.tensor(value) for name, value in metrics.items()})
-
-    def after_round(episodes: int) -> None:
-        nonlocal rounds
-        rounds += 1
-        recent = float(np.mean([run.scores[-1] for run in runs]))
-        writer.write(max(len(run.scores) for run in runs), {"score": recent, **mean_metrics(history)})
-        history.clear()
-        bar.advance(episodes, f"score {recent:.2f}")
-        if rounds % SAVE_EVERY == 0:
-            _save(runs, out)
+    def heard(index: int, new: list[float]) -> None:
+        own = scores[left[index]]
+        own += new
+        bar.advance(len(new), f"score {np.mean([made[-1] for made in scores if made]):.2f}")
+        if len(own) == episodes:
+            _write_scores(runs, scores, out)
 
     try:
-        with progress_bar(total, "adapting (episodes)", done) as bar:
-            adapt_in_simulation(env, models, runs, after_round, note)
+        with progress_bar(len(runs) * episodes, "adapting (episodes)", sum(map(len, scores))) as bar:
+            spread(partial(_prepared, evaluation), [runs[index] for index in left], workers, heard)
+    finally:
+        _write_scores(runs, scores, out)
+
+
+@contextmanager
+def _prepared(evaluation: Evaluation) -> Iterator[Work]:
+    """Networks and environments of one process."""
+    keep_freed_memory()
+    models = evaluation.load()
+    env = evaluation.make_env(max(1, min(evaluation.config.conditioning_episodes, MOST_SLOTS)))
+
+    def work(run: Run, tell: Callable[[list[float]], None]) -> None:
+        adaptation = Adaptation(evaluation.method, models, evaluation.config, run.task, run.seed)
+        if state := _saved(run):
+            adaptation.load_state_dict(state)
+        _adapt_one(adaptation, models, env, run.folder, tell)
+
+    try:
+        with torch_threads(1):  # processes use the cores; and with more the last bits of a gradient depend on how many
+            yield work
+    finally:
+        env.close()
+
+
+def _adapt_one(
+    adaptation: Adaptation, models: Models, env: SlotEnv, folder: Path, tell: Callable[[list[float]], None]
+) -> None:
+    """Bring one run to its end; an interrupt saves the state after the last whole round, which `safe` holds."""
+    metrics: dict[str, float] = {}
+    safe, rounds = adaptation.state_dict(), 0
+
+    def after_round(episodes: int) -> None:
+        nonlocal safe, rounds
+        safe, rounds = adaptation.state_dict(), rounds + 1
+        writer.write(len(adaptation.scores), {"score": adaptation.scores[-1], **metrics})
+        metrics.clear()
+        if rounds % SAVE_EVERY == 0:
+            save_tensors(folder / STATE, safe)
+        tell(adaptation.scores[-episodes:])
+
+    writer = MetricsWriter(folder, len(adaptation.scores))
+    try:
+        adapt_in_simulation(env, models, [adaptation], after_round, lambda _, values: metrics.update(values))
+    except KeyboardInterrupt:
+        save_tensors(folder / STATE, safe)
+        raise
     finally:
         writer.close()
-    _save(runs, out)
+    save_tensors(folder / STATE, safe)
 
 
-def _save(runs: Sequence[Adaptation], out: Path) -> None:
-    for adaptation in runs:
-        save_tensors(_state_path(adaptation, out), adaptation.state_dict())
+def _write_scores(runs: Sequence[Run], scores: Sequence[Sequence[float]], out: Path) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["task", "seed", "episode", "score"])
-    for adaptation in runs:
-        for episode, score in enumerate(adaptation.scores, 1):
-            writer.writerow([str(adaptation.task), adaptation.seed, episode, f"{score:g}"])
+    for run, made in zip(runs, scores, strict=True):
+        writer.writerows([str(run.task), run.seed, episode, f"{score:g}"] for episode, score in enumerate(made, 1))
     write_atomically(out / SCORES, table.getvalue().encode())
 
 
-def _restore(adaptation: Adaptation, out: Path) -> None:
-    path = _state_path(adaptation, out)
+def _saved(run: Run) -> dict[str, Tensor]:
+    """The state that an earlier call left; empty where there is none."""
+    path = run.folder / STATE
     if not path.is_file():
-        return
+        return {}
     try:
-        adaptation.load_state_dict(load_file(path))
-    except (SafetensorError, KeyError, RuntimeError) as error:
+        return load_file(path)
+    except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); remove it to start that run afresh") from error
 
 
-def _state_path(adaptation: Adaptation, out: Path) -> Path:
-    name = hashlib.sha256(f"{adaptation.task}".encode()).hexdigest()[:12]
-    return out / STATE / f"{name}-{adaptation.seed}.safetensors"
+def _folder(out: Path, task: Any, seed: int) -> Path:
+    readable = re.sub(r"[^a-z0-9]+", "-", str(task).lower()).strip("-")[:80]
+    return out / RUNS / f"{readable}-{hashlib.sha256(str(task).encode()).hexdigest()[:8]}-seed{seed}"
 
 
 def _claim(out: Path, method: str, config: AdaptConfig, models: Models) -> None:
     """Mark `out` as this evaluation's, or refuse if it is another's."""
     identity = {"method": method, "adapt": dataclasses.asdict(config), "models": _digest(models)}
-    path = out / STATE / "evaluation.json"
+    path = out / IDENTITY
     if path.is_file():
         theirs = json.loads(path.read_text())
         changed = sorted(key for key in identity if theirs.get(key) != identity[key])
@@ -167,7 +226,7 @@ def _digest(models: Models) -> str:
         network = getattr(models, field.name)
         if isinstance(network, nn.Module):
             for name, tensor in network.state_dict().items():
-                digest.update(f"{field.name}.{name}".encode() + tensor.numpy().tobytes())
+                digest.update(f"{field.name}.{name}".encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

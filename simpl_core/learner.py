@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from simpl_core import equations
 from simpl_core.distributions import inverse_softplus
+from simpl_core.errors import ConfigError
 
 
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
@@ -140,6 +141,20 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def use_device(name: str) -> str:
+    """The device `name` (cpu, cuda, cuda:1), made to compute in full precision, as a processor does.
+
+    Raises:
+        ConfigError: it is not there; the message says what is.
+    """
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in there and not (name == "cuda" and len(there) > 1):
+        why = "" if torch.version.cuda else f"; this PyTorch, {torch.__version__}, is built without CUDA"
+        raise ConfigError(f"no device {name!r} here; there is {', '.join(there)}{why}")
+    torch.backends.cudnn.allow_tf32 = False  # PyTorch's default for LSTMs, unlike for matrix products
+    return name
 
 
 def keep_freed_memory() -> None:

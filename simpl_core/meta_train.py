@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simpl_core.agents.simpl import SimplAgent
+from simpl_core.agents.simpl import Experience, SimplAgent
 from simpl_core.checkpoint import Models, load_checkpoint, load_models, named_tensors, save_checkpoint
 from simpl_core.config import MetaConfig
 from simpl_core.episode import Episode, Float32, to_skill_steps
 from simpl_core.errors import ConfigError
-from simpl_core.learner import keep_freed_memory, torch_threads
+from simpl_core.learner import keep_freed_memory
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.provenance import provenance
 from simpl_core.resume import load_resume, save_resume, sole_writer
 from simpl_core.rollout import RolloutJob, SkillActor, SlotEnv, collect
+from simpl_core.training_report import draw
 
 PRIOR, POSTERIOR = "prior", "posterior"
+PICTURES_EVERY = 600.0
+"""Between two drawings of a run under way [s], made when its state is saved; `simpl plot` draws at any time."""
 
 
 class MetaTrainer:
     """The agent, its environment and how far training has come."""
 
     def __init__(
-        self, config: MetaConfig, models: Models, env: SlotEnv, tasks: Sequence[Any], *, seed: int = 0, threads: int = 2
+        self, config: MetaConfig, models: Models, env: SlotEnv, tasks: Sequence[Any], *, seed: int = 0
     ) -> None:
-        """`models` of phase 1; `tasks` are what `env` is reset to; `threads` serve the gradient steps."""
+        """`models` of phase 1, on whose device the agent computes; `tasks` are what `env` is reset to."""
         if not tasks:
             raise ConfigError("meta-training needs at least one task, got none")
-        self.config, self.tasks, self.seed, self.threads = config, list(tasks), seed, threads
-        self.agent = SimplAgent(config, models.skill_prior, len(self.tasks), seed)
+        self.config, self.tasks, self.seed = config, list(tasks), seed
+        self.agent = SimplAgent(config, models.skill_prior, len(self.tasks), seed, models.device)
         self._actor = SkillActor(models.skill_decoder, [self.agent.act], models.skills_config.horizon)
         self._env = env
+        self._judge = judge_of(env) if config.share_episodes else None
         self._rounds = 0  # of episodes, warm-up included: seeds are drawn from it
         self.epoch = 0
 
@@ -72,8 +76,7 @@ class MetaTrainer:
         before = self._collect(every, PRIOR, replay=True)
         after = self._collect(every, POSTERIOR, replay=True)
         collected = time.monotonic()
-        with torch_threads(self.threads):
-            metrics = self.agent.update(self.steps_for(sum(len(episode.skills) for episode in before + after)))
+        metrics = self.agent.update(self.steps_for(sum(len(episode.skills) for episode in before + after)))
         self.epoch += 1
         metrics["seconds/rollout"] = collected - began
         metrics["seconds/gradient"] = time.monotonic() - collected
@@ -86,17 +89,31 @@ class MetaTrainer:
 
     def _collect(self, tasks: Sequence[int], kind: str, *, replay: bool) -> list[Episode]:
         seeds = np.random.SeedSequence([self.seed, self._rounds]).generate_state(len(self.tasks))
-        with torch_threads(self.threads):
-            embeddings = [self._embedding(task, kind) for task in tasks]
+        embeddings = [self._embedding(task, kind) for task in tasks]
         jobs = [
             RolloutJob(self.tasks[task], e, int(seeds[task]), label=kind)
             for task, e in zip(tasks, embeddings, strict=True)
         ]
         episodes = collect(self._env, self._actor, jobs)
+        experience: list[Experience] = []
         for task, episode in zip(tasks, episodes, strict=True):
-            self.agent.add(task, to_skill_steps(episode), replay=replay, context=kind == PRIOR)
+            experience.append(Experience(task, to_skill_steps(episode), replay, kind == PRIOR))
+            if self._judge is not None:
+                experience += self._shared(task, episode, self._judge, replay=replay, context=kind == PRIOR)
+        self.agent.add_all(experience)
         self._rounds += 1
         return episodes
+
+    def _shared(
+        self, source: int, episode: Episode, judge: Judge, *, replay: bool, context: bool
+    ) -> Iterator[Experience]:
+        """`episode` for the other tasks: for contexts as it is, for replay where it earns no less, but something."""
+        for task in range(len(self.tasks)):
+            if task == source:
+                continue
+            judged = judge(episode, self.tasks[task])
+            earns = judged.score >= max(episode.score, 1.0)
+            yield Experience(task, to_skill_steps(judged), replay and earns, context)
 
     def _embedding(self, task: int, kind: str) -> Float32:
         if kind == PRIOR:
@@ -119,6 +136,22 @@ class MetaTrainer:
         self.epoch, self._rounds = state["progress"].tolist()
 
 
+Judge = Callable[[Episode, Any], Episode]
+"""An episode as another task would have rewarded and ended it."""
+
+
+def judge_of(env: SlotEnv) -> Judge:
+    """`env.judge`.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    judge: Judge | None = getattr(env, "judge", None)
+    if judge is None:
+        raise ConfigError(f"share_episodes needs an environment that judges episodes; {type(env).__name__} does not")
+    return judge
+
+
 def run(
     config: MetaConfig,
     skills_run: Path,
@@ -127,11 +160,11 @@ def run(
     out: Path,
     *,
     seed: int = 0,
-    threads: int = 2,
+    device: str = "cpu",
 ) -> Path:
-    """Meta-train on top of the skills in `skills_run`, into the folder `out`.
+    """Meta-train on top of the skills in `skills_run`, into the folder `out`; gradient steps are taken on `device`.
 
-    A run that was killed goes on where its last state was saved, to the same result.
+    A run that was killed goes on where its last state was saved, to the same result, be it on another device.
 
     Returns:
         `out`, holding weights.safetensors (skills included), config.json, provenance.json and metrics.csv.
@@ -141,7 +174,7 @@ def run(
         ConfigError: no tasks, or a buffer smaller than an episode.
         KeyboardInterrupt: after the state was saved.
     """
-    models = load_models(skills_run)
+    models = load_models(skills_run, device)
     skills_sha = hashlib.sha256((skills_run / "weights.safetensors").read_bytes()).hexdigest()
     identity = {
         "stage": "meta",
@@ -157,7 +190,7 @@ def run(
         state = load_resume(out, identity)
         env = make_env()
         try:
-            trainer = MetaTrainer(config, models, env, tasks, seed=seed, threads=threads)
+            trainer = MetaTrainer(config, models, env, tasks, seed=seed)
             if state is not None:
                 trainer.load_state_dict(state)
             _train(trainer, out, identity, skills_run)
@@ -176,7 +209,7 @@ def _check_sizes(config: MetaConfig) -> None:
 
 def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run: Path) -> None:
     """Warm-up and epochs; an interrupt saves the state after the last whole round, which `safe` holds."""
-    safe = trainer.state_dict()
+    safe, drawn = trainer.state_dict(), time.monotonic()
     writer = MetricsWriter(out, trainer.epoch)
     try:
         safe = _warm_up(trainer, safe)
@@ -191,11 +224,15 @@ def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run
                 if trainer.epoch % trainer.config.checkpoint_every == 0:
                     save_resume(out, identity, safe)
                     _save(trainer, out, identity, skills_run)
+                    if time.monotonic() - drawn > PICTURES_EVERY:
+                        draw(out, out)
+                        drawn = time.monotonic()
     except KeyboardInterrupt:
         save_resume(out, identity, safe)
         raise
     finally:
         writer.close()
+    save_resume(out, identity, safe)
     _save(trainer, out, identity, skills_run)
 
 
@@ -215,6 +252,8 @@ def _warm_up(trainer: MetaTrainer, safe: dict[str, Tensor]) -> dict[str, Tensor]
             trainer.warm_up_round()
             bar.advance(done() - shown)
             shown = done()
+    if config.standardise:
+        agent.standardise()
     return trainer.state_dict()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ class MLP(nn.Sequential):
         for width, following in pairwise(widths):
             modules += [nn.Linear(width, following), nn.ReLU()]
         super().__init__(*modules, nn.Linear(widths[-1], out_dim))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The layer that reads the input."""
+        return cast(nn.Linear, self[0])
 
 
 class SkillMLP(nn.Sequential):
@@ -72,6 +78,43 @@ class SkillDecoder(nn.Module):
         """`state` (B, S), `z` (B, Z) -> action (B, A), not squashed; whoever executes it clips to [-1, 1]."""
         action: Tensor = self.net(torch.cat([state, z], dim=-1))
         return action
+
+    def decode(self, states: Tensor, z: Tensor) -> Tensor:
+        """Actions (B, T, A) of skill `z` (B, Z) in each of `states` (B, T, S)."""
+        steps = states.shape[1]
+        actions: Tensor = self(states.flatten(0, 1), z.repeat_interleave(steps, 0))
+        return actions.view(-1, steps, actions.shape[-1])
+
+
+class OpenLoopDecoder(nn.Module):
+    """SPiRL's first kind of decoder (Sec. 3.2): an LSTM unrolled on z says all H actions, whatever the states become.
+
+    z enters at every step; SPiRL's code also feeds the last action back, which the LSTM's own output carries here.
+    """
+
+    def __init__(self, action_dim: int, z_dim: int, hidden: int, horizon: int) -> None:
+        """Sizes of action and skill; width; H."""
+        super().__init__()
+        self.horizon = horizon
+        self.embed = nn.Linear(z_dim, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, action_dim)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`z` (B, Z) -> actions (B, H, A), not squashed."""
+        outputs, _ = self.lstm(self.embed(z).unsqueeze(1).expand(-1, self.horizon, -1))
+        actions: Tensor = self.head(outputs)
+        return actions
+
+    def decode(self, states: Tensor, z: Tensor) -> Tensor:
+        """All actions (B, H, A) of skill `z` (B, Z); `states` (B, T, S) are not looked at."""
+        del states
+        actions: Tensor = self(z)
+        return actions
+
+
+Decoder: TypeAlias = SkillDecoder | OpenLoopDecoder
+"""Both offer `decode`: given one state it says the actions until the next look at one, 1 (closed loop) or H (open)."""
 
 
 class SkillPrior(nn.Module):

@@ -1,4 +1,4 @@
-"""Pictures of results: learning curves with bootstrap intervals."""
+"""Pictures of results: learning curves with the standard error over runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def learning_curves(
     curves: Mapping[str, NDArray[np.float64]],
     path: Path,
     *,
-    conditioning: int = 0,
+    conditioning: Mapping[str, int] | None = None,
     points: Mapping[str, Mapping[int, float]] | None = None,
     label: str = "score",
 ) -> None:
@@ -37,7 +37,7 @@ def learning_curves(
     Args:
         curves: per method (runs, episodes).
         path: picture to write; the ending decides the format.
-        conditioning: episodes before the task is encoded; marked by a line.
+        conditioning: per method the episodes before the task is encoded; marked by a line.
         points: other people's results, per name {episode: score}.
         label: of the vertical axis.
     """
@@ -51,12 +51,13 @@ def learning_curves(
         colour = matplotlib.color_sequences["tab10"][index % 10]
         axes.plot(episodes, mean, color=colour, label=f"{name} ({len(scores)} runs)")
         axes.fill_between(episodes, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-    for name, marks in (points or {}).items():
-        axes.plot(list(marks), list(marks.values()), "k--o", markersize=4, linewidth=0.8, label=name)
-    if conditioning:
-        axes.axvline(conditioning, color="grey", linewidth=0.8, linestyle=":")
+        if before := (conditioning or {}).get(name):
+            axes.axvline(before, color=colour, linewidth=0.8, linestyle=":")
+    for index, (name, marks) in enumerate((points or {}).items()):
+        style = ("k--o", "k:s")[index % 2]
+        axes.plot(list(marks), list(marks.values()), style, markersize=4, linewidth=0.8, label=name)
     axes.set(xlabel="episode", ylabel=label, ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -63,16 +63,25 @@ def load_resume(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
     path = folder / STATE
     if not path.is_file():
         return None
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to start afresh") from error
-    theirs, ours = json.loads(saved["identity"]), json.loads(json.dumps(identity))
+    theirs, state = read_resume(path)
+    ours = json.loads(json.dumps(identity))
     changed = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
     if changed:
         raise CheckpointError(
             f"{folder} holds an unfinished run with other {', '.join(changed)}; "
             f"give another folder or remove {path.name}"
         )
-    state: dict[str, Any] = saved["state"]
     return state
+
+
+def read_resume(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Identity and state of whatever run was saved at `path`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); remove it to start afresh") from error
+    return json.loads(saved["identity"]), saved["state"]

@@ -21,7 +21,7 @@ from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, Float32
 from simpl_core.errors import ConfigError
 from simpl_core.learner import torch_threads
-from simpl_core.networks import SkillDecoder
+from simpl_core.networks import Decoder
 
 ROW_BLOCK = 16
 """Batches are padded to a multiple: a few rows alone, or the tail of a vector loop, round differently."""
@@ -65,6 +65,9 @@ class SlotEnv(Protocol):
     def reset(self, slot: int, task: Any, seed: int) -> NDArray[Any]:
         """Begin an episode of `task`; returns the first observation (S,)."""
 
+    def place(self, slot: int, state: Float32) -> NDArray[Any]:
+        """Move the episode that has just begun to `state` (S,), at rest; returns its observation (S,)."""
+
     def step(self, slots: NDArray[np.int64], actions: Float32) -> StepResult:
         """One control step of `slots` (n,) with `actions` (n, A)."""
 
@@ -90,6 +93,8 @@ class RolloutJob:
         deterministic: take the policy's mean skill instead of a sample.
         policy: which of the actor's policies acts.
         label: goes into the episode's header as `phase`.
+        skills: (K, Z), K > 0, skills to play instead of asking a policy; the episode is truncated when they are played.
+        start: state (S,) to begin in, at rest; None is where the task begins.
     """
 
     task: Any
@@ -98,13 +103,15 @@ class RolloutJob:
     deterministic: bool = False
     policy: int = 0
     label: str = ""
+    skills: Float32 | None = None
+    start: Float32 | None = None
 
 
 class SkillActor:
     """One frozen skill decoder under one or several skill policies."""
 
     def __init__(
-        self, decoder: SkillDecoder, policies: Sequence[SkillSource], horizon: int, control_period: float = 1.0
+        self, decoder: Decoder, policies: Sequence[SkillSource], horizon: int, control_period: float = 1.0
     ) -> None:
         """`horizon` control steps a skill; `control_period` [s] is for time stamps only."""
         self._decoder, self._policies = decoder.eval(), policies
@@ -117,8 +124,9 @@ class SkillActor:
         return answer.mean[:count].numpy(), answer.scale[:count].numpy()
 
     def actions(self, states: Float32, z: Float32) -> Float32:
-        """Decoder's actions (n, A), clipped to [-1, 1]."""
-        actions: Float32 = self._decoder(_padded(states), _padded(z))[: len(states)].clamp(-1.0, 1.0).numpy()
+        """Decoder's actions until it looks again (n, 1 or H, A), clipped to [-1, 1]."""
+        decoded = self._decoder.decode(_padded(states).unsqueeze(1), _padded(z))
+        actions: Float32 = decoded[: len(states)].clamp(-1.0, 1.0).numpy()
         return actions
 
 
@@ -132,12 +140,21 @@ class _Running:
         self.rewards: list[float] = []
         self.skills: list[Float32] = []
         self.starts: list[int] = []
+        self.planned: deque[Float32] = deque()
         self._noise = np.random.default_rng([job.seed, 1])
 
-    def begin_skill(self, mean: Float32, scale: Float32) -> None:
+    def draw_skill(self, mean: Float32, scale: Float32) -> None:
         noise = 0.0 if self.job.deterministic else self._noise.standard_normal(len(mean), dtype=np.float32)
+        self.begin_skill((mean + scale * noise).astype(np.float32))
+
+    def begin_skill(self, z: Float32) -> None:
         self.starts.append(len(self.actions))
-        self.skills.append((mean + scale * noise).astype(np.float32))
+        self.skills.append(z)
+        self.planned.clear()
+
+    def played(self, horizon: int) -> bool:
+        """Whether the job named its skills and this was the last step of the last one."""
+        return self.job.skills is not None and len(self.actions) == horizon * len(self.job.skills)
 
     def finish(self, terminated: bool, truncated: bool, period: float) -> Episode:
         return Episode(
@@ -181,7 +198,10 @@ def collect(
             for slot in range(env.num_slots):
                 if slot not in running and waiting:
                     index, job = waiting.popleft()
-                    running[slot] = _Running(index, job, env.reset(slot, job.task, job.seed))
+                    observation = env.reset(slot, job.task, job.seed)
+                    if job.start is not None:
+                        observation = env.place(slot, job.start)
+                    running[slot] = _Running(index, job, observation)
             for slot, episode in _step(env, actor, running):
                 episodes[running.pop(slot).index] = episode
                 if on_episode is not None:
@@ -194,8 +214,8 @@ def _step(env: SlotEnv, actor: SkillActor, running: dict[int, _Running]) -> list
     slots = sorted(running)
     rows = [running[slot] for slot in slots]
     _choose_skills(actor, [row for row in rows if len(row.actions) % actor.horizon == 0])
-    states = np.stack([row.observations[-1] for row in rows])
-    actions = actor.actions(states, np.stack([row.skills[-1] for row in rows]))
+    _plan_actions(actor, [row for row in rows if not row.planned])
+    actions = np.stack([row.planned.popleft() for row in rows])
     result = env.step(np.array(slots, np.int64), actions)
     if not np.isfinite(result.observations).all():
         raise ConfigError(f"the environment answered with observations that are not finite in slots {slots}")
@@ -204,20 +224,32 @@ def _step(env: SlotEnv, actor: SkillActor, running: dict[int, _Running]) -> list
         row.observations.append(np.asarray(result.observations[i], np.float32))
         row.actions.append(actions[i].copy())
         row.rewards.append(float(result.rewards[i]))
-        if result.terminated[i] or result.truncated[i]:
+        if result.terminated[i] or result.truncated[i] or row.played(actor.horizon):
             terminated = bool(result.terminated[i])
             ended.append((slot, row.finish(terminated, not terminated, actor.control_period)))
     return ended
 
 
 def _choose_skills(actor: SkillActor, rows: Sequence[_Running]) -> None:
-    for policy in sorted({row.job.policy for row in rows}):
-        group = [row for row in rows if row.job.policy == policy]
+    for row in rows:
+        if row.job.skills is not None:
+            row.begin_skill(row.job.skills[len(row.skills)])
+    asking = [row for row in rows if row.job.skills is None]
+    for policy in sorted({row.job.policy for row in asking}):
+        group = [row for row in asking if row.job.policy == policy]
         states = np.stack([row.observations[-1] for row in group])
         embeddings = np.stack([np.asarray(row.job.embedding, np.float32) for row in group])
         means, scales = actor.skills(policy, states, embeddings)
         for row, mean, scale in zip(group, means, scales, strict=True):
-            row.begin_skill(mean, scale)
+            row.draw_skill(mean, scale)
+
+
+def _plan_actions(actor: SkillActor, rows: Sequence[_Running]) -> None:
+    """Look at the state: a closed-loop decoder does so at every step, an open-loop one when a skill begins."""
+    if rows:
+        states, skills = np.stack([row.observations[-1] for row in rows]), np.stack([row.skills[-1] for row in rows])
+        for row, actions in zip(rows, actor.actions(states, skills), strict=True):
+            row.planned.extend(actions)
 
 
 def _padded(rows: Float32) -> Tensor:

@@ -1,6 +1,7 @@
-"""Phase 1: skills, a closed-loop skill decoder and a skill prior from task-agnostic demonstrations.
+"""Phase 1: skills, a skill decoder and a skill prior from task-agnostic demonstrations.
 
-SiMPL Sec. 4.1 (Eq. 3), with the networks and settings of SPiRL's closed-loop kitchen model.
+SiMPL Sec. 4.1 (Eq. 3), with the networks and settings of SPiRL's kitchen models. All noise is drawn on the CPU, so that
+any device computes the same.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simpl_core import equations
-from simpl_core.checkpoint import Checkpoint, load_checkpoint, named_tensors, save_checkpoint
+from simpl_core.checkpoint import (
+    Checkpoint,
+    SkillNetworks,
+    load_checkpoint,
+    named_tensors,
+    save_checkpoint,
+    skill_networks,
+)
 from simpl_core.config import SkillsConfig
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.errors import CheckpointError
 from simpl_core.metrics import MetricsWriter, progress_bar
-from simpl_core.networks import SkillDecoder, SkillEncoder, SkillPrior
 from simpl_core.provenance import provenance
 from simpl_core.resume import STATE, load_resume, save_resume, sole_writer
 from simpl_core.windows import Windows, WindowSampler
@@ -35,17 +42,14 @@ class SkillModel(nn.Module):
     def __init__(self, config: SkillsConfig, action_dim: int) -> None:
         """Fresh networks of the configured sizes."""
         super().__init__()
-        sizes = (config.state_dim, action_dim, config.z_dim, config.hidden)
         self.config = config
-        self.encoder = SkillEncoder(*sizes)
-        self.decoder = SkillDecoder(*sizes, config.decoder_middle)
-        self.prior = SkillPrior(config.state_dim, config.z_dim, config.hidden, config.prior_middle)
+        self.encoder, self.decoder, self.prior = skill_networks(config, action_dim)
 
     def losses(self, windows: Windows, noise: Tensor) -> dict[str, Tensor]:
         """Terms of the loss and their sum `loss`; `noise` (B, Z) draws z from the posterior."""
         posterior = self.encoder(windows.states, windows.actions)
         z = posterior.sample(noise)
-        reconstruction = equations.skill_reconstruction(windows.wanted, self.decode(windows.visited, z))
+        reconstruction = equations.skill_reconstruction(windows.wanted, self.decoder.decode(windows.visited, z))
         divergence = equations.skill_regularisation(posterior)
         fit = self._prior_loss(self.prior(windows.sensed), posterior, z)
         return {
@@ -54,12 +58,6 @@ class SkillModel(nn.Module):
             "divergence": divergence,
             "prior": fit,
         }
-
-    def decode(self, states: Tensor, z: Tensor) -> Tensor:
-        """Actions (B, H, A) of skill `z` (B, Z) in `states` (B, H, S)."""
-        steps = states.shape[1]
-        actions: Tensor = self.decoder(states.flatten(0, 1), z.repeat_interleave(steps, 0))
-        return actions.view(-1, steps, actions.shape[-1])
 
     def _prior_loss(self, prior: DiagonalGaussian, posterior: DiagonalGaussian, z: Tensor) -> Tensor:
         if self.config.prior_loss == "kl":
@@ -70,11 +68,11 @@ class SkillModel(nn.Module):
 class SkillTrainer:
     """Optimiser, schedule and random state around a `SkillModel`; everything a resumed run needs."""
 
-    def __init__(self, config: SkillsConfig, action_dim: int, seed: int) -> None:
+    def __init__(self, config: SkillsConfig, action_dim: int, seed: int, device: torch.device | str = "cpu") -> None:
         """Fresh model and optimiser."""
         torch.manual_seed(seed)
-        self.config = config
-        self.model = SkillModel(config, action_dim)
+        self.config, self.device = config, torch.device(device)
+        self.model = SkillModel(config, action_dim).to(device)
         self.optimiser = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
@@ -82,7 +80,7 @@ class SkillTrainer:
     def update(self, sampler: WindowSampler) -> dict[str, Tensor]:
         """One optimiser step on a fresh batch; returns the terms of the loss."""
         windows = sampler.sample(self.config.batch_size, self.generator)
-        noise = torch.randn(self.config.batch_size, self.config.z_dim, generator=self.generator)
+        noise = torch.randn(self.config.batch_size, self.config.z_dim, generator=self.generator).to(self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.config.iterations)
         terms = self.model.losses(windows, noise)
@@ -115,27 +113,32 @@ def learning_rate(config: SkillsConfig, step: int, total: int) -> float:
     return config.learning_rate * (config.final_rate_fraction + (1.0 - config.final_rate_fraction) * remaining)
 
 
-@torch.no_grad()
 def held_out_metrics(model: SkillModel, sampler: WindowSampler, limit: int = 2048) -> dict[str, float]:
-    """How the model does on held-out episodes.
+    """How the model does on held-out episodes; see `fit`."""
+    stride = max(1, len(sampler.held_out) // limit)
+    model.eval()
+    values = fit(SkillNetworks(model.encoder, model.decoder, model.prior), sampler.at(sampler.held_out[::stride]))
+    model.train()
+    return {f"held_out/{name}": value for name, value in values.items()}
+
+
+@torch.no_grad()
+def fit(networks: SkillNetworks, windows: Windows) -> dict[str, float]:
+    """How networks in evaluation mode fit `windows`.
 
     Reconstruction error with z at its mean; KL(q || N(0, I)) per skill number; log-likelihood of sampled skills under
     the prior and KL(q || p) [nats per skill], the latter comparable between models whose latent scales differ.
     """
-    stride = max(1, len(sampler.held_out) // limit)
-    windows = sampler.at(sampler.held_out[::stride])
-    model.eval()
-    posterior = model.encoder(windows.states, windows.actions)
-    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0))
-    predicted = model.decode(windows.states, posterior.mean)
-    prior = model.prior(windows.states[:, 0])
+    posterior = networks.encoder(windows.states, windows.actions)
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0)).to(posterior.mean.device)
+    predicted = networks.decoder.decode(windows.states, posterior.mean)
+    prior = networks.prior(windows.states[:, 0])
     values = {
-        "held_out/reconstruction": equations.skill_reconstruction(windows.actions, predicted),
-        "held_out/divergence": equations.skill_regularisation(posterior),
-        "held_out/prior_log_likelihood": -equations.prior_negative_log_likelihood(prior, posterior.sample(noise)),
-        "held_out/prior_divergence": equations.prior_divergence(posterior, prior),
+        "reconstruction": equations.skill_reconstruction(windows.actions, predicted),
+        "divergence": equations.skill_regularisation(posterior),
+        "prior_log_likelihood": -equations.prior_negative_log_likelihood(prior, posterior.sample(noise)),
+        "prior_divergence": equations.prior_divergence(posterior, prior),
     }
-    model.train()
     return {name: float(value) for name, value in values.items()}
 
 
@@ -159,6 +162,7 @@ class PriorTrainer:
     def update(self) -> dict[str, Tensor]:
         """One optimiser step on a fresh batch; returns the divergence as `prior`."""
         picks = torch.randint(len(self.states), (self.config.prior_batch_size,), generator=self.generator)
+        picks = picks.to(self.states.device)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.config.prior_iterations)
         posterior = DiagonalGaussian(self.posterior.mean[picks], self.posterior.scale[picks])
@@ -202,12 +206,14 @@ class SkillsStart(NamedTuple):
         sensor_noise: half width of the environment's uniform sensor noise (S,); `config.sensor_noise` scales it.
         parent: folder of an earlier run whose networks are trained on, instead of fresh ones.
         stride: how far an action of 1 moves its joint's target from where the joint is seen; see `WindowSampler`.
+        device: what computes.
     """
 
     seed: int = 0
     sensor_noise: NDArray[np.floating] | None = None
     parent: Path | None = None
     stride: float | None = None
+    device: str = "cpu"
 
 
 class _Run:
@@ -215,8 +221,8 @@ class _Run:
 
     def __init__(self, config: SkillsConfig, data: Demonstrations, out: Path, start: SkillsStart) -> None:
         self.config, self.out, self.action_dim = config, out, data.actions.shape[1]
-        self.sampler = WindowSampler(data, config, start.seed, start.sensor_noise, start.stride)
-        self.joint = SkillTrainer(config, self.action_dim, start.seed)
+        self.sampler = WindowSampler(data, config, start.seed, start.sensor_noise, start.stride, start.device)
+        self.joint = SkillTrainer(config, self.action_dim, start.seed, start.device)
         self.lineage: dict[str, Any] = {}
         if start.parent is not None:
             self.lineage = {"parent": self._adopt(load_checkpoint(start.parent))}
@@ -224,7 +230,8 @@ class _Run:
             "stage": "skills",
             "seed": start.seed,
             "data": data.sha256,
-            "skills": dataclasses.asdict(config),
+            # States saved before there was a choice of decoder do not name it.
+            "skills": {k: v for k, v in dataclasses.asdict(config).items() if (k, v) != ("decoder", "closed")},
             **self.lineage,
         }
         self.prior: PriorTrainer | None = None
@@ -278,7 +285,7 @@ class _Run:
         judged = held_out_metrics(self.joint.model, self.sampler)
         model = self.joint.model.eval()
         tensors = named_tensors(skill_encoder=model.encoder, skill_decoder=model.decoder, skill_prior=model.prior)
-        config = {"skills": self.identity["skills"], "action_dim": self.action_dim}
+        config = {"skills": dataclasses.asdict(self.config), "action_dim": self.action_dim}
         details = {"seed": self.identity["seed"], "data_sha256": self.identity["data"], "held_out": judged}
         save_checkpoint(self.out, tensors, config, origin | details | self.lineage)
         (self.out / STATE).unlink(missing_ok=True)

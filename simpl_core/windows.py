@@ -32,6 +32,13 @@ class Windows(NamedTuple):
     wanted: Tensor
 
 
+def split_episodes(count: int, held_out_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the training and of the held-out ones among `count` episodes; at least one is held out."""
+    order = np.random.default_rng(seed).permutation(count)
+    held_out = max(1, round(held_out_fraction * count))
+    return order[held_out:], order[:held_out]
+
+
 class WindowSampler:
     """Draws windows of H steps from demonstrations, split by episode into training and held-out ones."""
 
@@ -42,6 +49,7 @@ class WindowSampler:
         seed: int,
         noise: NDArray[np.floating] | None = None,
         stride: float | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Split by a permutation of the episodes that depends on `seed` alone.
 
@@ -52,23 +60,24 @@ class WindowSampler:
             noise: (S,) half width of the environment's uniform sensor noise; None is none.
             stride: how far an action of 1 moves its joint's target away from where the joint is seen, for actions that
                 move state numbers 0 to A-1 so; `config.recovery` needs it.
+            device: where the windows are wanted; they are drawn on the CPU.
 
         Raises:
             ConfigError: `config.recovery` without a stride.
         """
-        if config.recovery and stride is None:
+        self._recovery = config.recovery if config.decoder == "closed" else 0.0
+        if self._recovery and stride is None:
             raise ConfigError(f"recovery={config.recovery} needs actions that move joint targets; here they do not")
         self._stride = stride
         noise = np.zeros(config.state_dim) if noise is None else noise
-        self._noise = torch.as_tensor(noise, dtype=torch.float32)
-        self._sensor_noise, self._recovery = config.sensor_noise, config.recovery
-        order = np.random.default_rng(seed).permutation(len(data.lengths))
-        held_out = max(1, round(config.held_out_fraction * len(order)))
-        self._states = torch.from_numpy(data.states)
-        self._actions = torch.from_numpy(data.actions)
+        self._noise = torch.as_tensor(noise, dtype=torch.float32, device=device)
+        self._sensor_noise = config.sensor_noise
+        training, held_out = split_episodes(len(data.lengths), config.held_out_fraction, seed)
+        self._states = torch.from_numpy(data.states).to(device)
+        self._actions = torch.from_numpy(data.actions).to(device)
         self._offsets = torch.arange(config.horizon)
-        self.training = torch.from_numpy(data.window_starts(config.horizon, order[held_out:]))
-        self.held_out = torch.from_numpy(data.window_starts(config.horizon, order[:held_out]))
+        self.training = torch.from_numpy(data.window_starts(config.horizon, training))
+        self.held_out = torch.from_numpy(data.window_starts(config.horizon, held_out))
 
     def sample(self, count: int, generator: torch.Generator) -> Windows:
         """`count` training windows, each start equally likely."""
@@ -83,7 +92,7 @@ class WindowSampler:
 
     def at(self, starts: Tensor) -> Windows:
         """The windows that begin at rows `starts` (B,), without noise."""
-        rows = starts[:, None] + self._offsets
+        rows = (starts[:, None] + self._offsets).to(self._states.device)
         states, actions = self._states[rows], self._actions[rows]
         return Windows(states, actions, states[:, 0], states, actions)
 
@@ -92,4 +101,5 @@ class WindowSampler:
         return self._disturbed(states, self._sensor_noise, generator)
 
     def _disturbed(self, states: Tensor, factor: float, generator: torch.Generator) -> Tensor:
-        return states + factor * self._noise * (2.0 * torch.rand(states.shape, generator=generator) - 1.0)
+        draws = torch.rand(states.shape, generator=generator).to(states.device)
+        return states + factor * self._noise * (2.0 * draws - 1.0)

@@ -88,6 +88,7 @@ def test_one_dual_weight_per_task_moves_alone() -> None:
 
 
 def test_frozen_spares_the_weights_and_not_the_inputs() -> None:
+    torch.manual_seed(0)
     network, x = MLP(2, 3, 1, 1), torch.ones(1, 2, requires_grad=True)
     with frozen(network):
         network(x).sum().backward()
@@ -147,6 +148,28 @@ def test_the_critics_reach_the_encoder_without_its_bottleneck() -> None:
     before = snapshot(agent)
     agent.update(1)
     assert changed(before, snapshot(agent), "task_encoder")
+
+
+def test_mixed_contexts_come_from_the_replay() -> None:
+    """Only there is a reward: the encoder's input shows it where contexts are mixed, and nowhere else."""
+    seen: list[float] = []
+
+    def rewards_read(tasks_mixed: int) -> list[float]:
+        agent = meta_agent(tasks_mixed=tasks_mixed)
+        column = agent.replay.rows(0).shape[1] - 4 * SKILL - STATE - 2
+        for buffer, value in ((agent.replay, 1.0), (agent.contexts, 0.0)):
+            for task in range(len(buffer.sizes)):
+                buffer.rows(task)[:, column] = value
+        seen.clear()
+        hook = agent.encoder.register_forward_pre_hook(
+            lambda _, inputs: seen.extend(inputs[0][:, :, column].mean(1).tolist())
+        )
+        agent.update(1)
+        hook.remove()
+        return list(seen)
+
+    assert rewards_read(0) == [0.0] * 8
+    assert rewards_read(5) == [0.0] * 3 + [1.0] * 5
 
 
 def test_alphas_belong_to_their_context_sizes() -> None:
@@ -281,3 +304,22 @@ def test_the_embedding_conditions_policy_and_critics() -> None:
         results.append(agent.update(1))
     assert results[0]["critic/value"] != results[1]["critic/value"]
     assert results[0]["policy/kl"] != results[1]["policy/kl"]
+
+
+def test_standardised_layers_see_states_with_mean_0_and_variance_1() -> None:
+    """On raw states they then answer what fresh layers answer on standardised ones."""
+    fresh, agent = meta_agent(), meta_agent()
+    states = torch.cat([agent.contexts.rows(task)[:, :STATE] for task in range(len(agent.contexts.sizes))])
+    agent.standardise()
+    raw = agent.contexts.rows(0)
+    seen = raw.clone()
+    for place in (slice(0, STATE), slice(raw.shape[1] - STATE, raw.shape[1])):
+        seen[:, place] = (raw[:, place] - states.mean(0)) / states.std(0)
+    e, z = torch.ones(len(raw), agent.config.e_dim), torch.ones(len(raw), SKILL)
+    ours, theirs = raw[:, :STATE], seen[:, :STATE]
+    for critics, wanted in ((agent.critics, fresh.critics), (agent.target_critics, fresh.target_critics)):
+        torch.testing.assert_close(critics(ours, e, z), wanted(theirs, e, z), rtol=1e-4, atol=1e-5)
+    residual = torch.cat([ours, e], dim=1), torch.cat([theirs, e], dim=1)
+    torch.testing.assert_close(agent.policy.residual(residual[0]), fresh.policy.residual(residual[1]))
+    posterior, wanted = agent.encoder(raw.unsqueeze(0)), fresh.encoder(seen.unsqueeze(0))
+    torch.testing.assert_close(posterior.mean, wanted.mean, rtol=1e-4, atol=1e-5)

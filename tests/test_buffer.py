@@ -106,3 +106,20 @@ def test_errors_say_what_does_not_fit() -> None:
     buffer.append(0, numbered(0, 1))
     with pytest.raises(ConfigError, match=r"tasks \[1\] are empty"):
         buffer.sample(torch.tensor([0, 1]), 2, torch.Generator())
+
+
+def test_positive_rows_come_first_and_others_fill_up() -> None:
+    """Task 0 holds 3 positive rows of 40, task 1 none: what is kept says so, and stays random beyond them."""
+    buffer = ReplayBuffer(tasks=2, capacity=40, width=2)
+    for task, positive in ((0, (5, 17, 30)), (1, ())):
+        rows = torch.stack([torch.arange(40.0), torch.zeros(40)], dim=1)
+        rows[list(positive), 1] = 1.0
+        buffer.append(task, rows)
+    picked = buffer.sample_positive_first(torch.tensor([0, 1]), 400, 100, 1, torch.Generator().manual_seed(0))
+    assert picked.shape == (2, 100, 2)
+    share = 400 * 3 / 40  # expected among the candidates
+    rewarded = int(picked[0, :, 1].sum())
+    assert share / 2 < rewarded < 2 * share
+    assert picked[0, :rewarded, 1].eq(1.0).all()
+    assert picked[1, :, 1].sum() == 0
+    assert len(picked[0, rewarded:, 0].unique()) > 25

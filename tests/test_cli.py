@@ -20,7 +20,7 @@ def simpl(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     answer = simpl("--help")
     assert answer.returncode == 0
-    for command in ("train", "evaluate", "rollout", "export", "bundle", "data", "presets"):
+    for command in ("train", "evaluate", "rollout", "skills", "export", "bundle", "data", "presets"):
         assert command in answer.stdout
 
 

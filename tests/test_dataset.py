@@ -117,7 +117,7 @@ def test_names_are_found_in_the_cache_of_d4rl(tmp_path: Path, monkeypatch: pytes
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DatasetError, match="kitchen-complete-v0, kitchen-partial-v0, kitchen-mixed-v0"):
+    with pytest.raises(DatasetError, match=r"kitchen-complete-v0, kitchen-partial-v0, kitchen-mixed-v0, D4RL/kitchen"):
         locate("kitchen-mixd-v0")
 
 

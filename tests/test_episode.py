@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simpl_core.episode import Episode, context_rows, to_skill_steps
+from simpl_core.episode import Episode, context_rows, positive_first, to_skill_steps
 from simpl_core.errors import DatasetError
 
 
@@ -41,3 +41,17 @@ def test_an_episode_without_skills_is_refused() -> None:
 
 def test_score_is_the_sum_of_rewards() -> None:
     assert episode([0], terminated=True).score == 3.0
+
+
+@pytest.mark.parametrize(
+    ("keep", "first_states"),
+    [
+        (0, [0, 3, 6, 0, 3, 6]),  # all, in order
+        (9, [0, 3, 6, 0, 3, 6]),
+        (5, [0, 6, 0, 6, 3]),  # the rewarded four, then one of those that earned nothing
+        (3, [0, 6, 0]),
+    ],
+)
+def test_a_condensed_context_keeps_rewarded_rows(keep: int, first_states: list[int]) -> None:
+    steps = [to_skill_steps(episode([0, 3, 6], terminated=True))] * 2
+    assert positive_first(steps, keep)[:, 0].tolist() == first_states

@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_domain import STEPS, TASKS, ToyEnv, meta_models
+from toy_domain import STEPS, TASKS, ToyEnv, load_toy_models, meta_run
 
 from simpl_core import evaluate
 from simpl_core.adapt import Adaptation
-from simpl_core.checkpoint import Models
 from simpl_core.config import AdaptConfig
 from simpl_core.errors import CheckpointError, ConfigError
 from simpl_core.plots import learning_curves, smoothed
@@ -23,12 +23,13 @@ CONFIG = AdaptConfig(conditioning_episodes=3, episodes=8, batch_size=16, buffer_
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return meta_models(tmp_path_factory.mktemp("meta"))
+def toy(tmp_path_factory: pytest.TempPathFactory) -> evaluate.Evaluation:
+    load = partial(load_toy_models, meta_run(tmp_path_factory.mktemp("meta")))
+    return evaluate.Evaluation(load, ToyEnv, "simpl", CONFIG)
 
 
-def test_one_row_per_task_seed_and_episode(tmp_path: Path, models: Models) -> None:
-    text = evaluate.run(CONFIG, models, "simpl", ToyEnv(4), TASKS[:2], [0, 7], tmp_path)
+def test_one_row_per_task_seed_and_episode(tmp_path: Path, toy: evaluate.Evaluation) -> None:
+    text = evaluate.run(toy, TASKS[:2], [0, 7], tmp_path)
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["task", "seed", "episode", "score"]
@@ -50,33 +51,56 @@ class Killed(BaseException):
 
 
 class DyingEnv(ToyEnv):
-    left = 28
+    """Stops at its n-th reset."""
+
+    left, how = 0, Killed
 
     def reset(self, slot, task, seed):
         self.left -= 1
         if self.left < 0:
-            raise Killed
+            raise self.how
         return super().reset(slot, task, seed)
 
 
-def test_a_killed_evaluation_goes_on_to_the_same_scores(tmp_path: Path, models: Models) -> None:
-    """Four runs: 12 conditioning episodes, then 4 a round; a state is saved after the fifth round."""
-    evaluate.run(CONFIG, models, "simpl", ToyEnv(4, noise=0.02), TASKS[:2], [0, 1], tmp_path / "whole")
-    killed = DyingEnv(4, noise=0.02)
-    killed.left = 30
-    with pytest.raises(Killed):
-        evaluate.run(CONFIG, models, "simpl", killed, TASKS[:2], [0, 1], tmp_path / "killed")
-    env = ToyEnv(3, noise=0.02)
-    evaluate.run(CONFIG, models, "simpl", env, TASKS[:2], [0, 1], tmp_path / "killed")
-    assert len(env.resets) == 44 - (12 + 4 * 4)
-    whole, again = ((tmp_path / name / "scores.csv").read_text() for name in ("whole", "killed"))
+@pytest.mark.parametrize(("how", "kept"), [(Killed, 11 + 3 + 4), (KeyboardInterrupt, 11 + 3 + 7)])
+def test_a_stopped_evaluation_goes_on_to_the_same_scores(
+    tmp_path: Path, toy: evaluate.Evaluation, how: type[BaseException], kept: int
+) -> None:
+    """Runs are made in turn, of 3 conditioning episodes in one round and 8 in a round each. The second run stops in its
+    ninth round: a kill costs what came after the fifth, an interrupt nothing."""
+    noisy = dataclasses.replace(toy, make_env=partial(ToyEnv, noise=0.02))
+    evaluate.run(noisy, TASKS[:2], [0, 1], tmp_path / "whole")
+    dying, env = DyingEnv(4, noise=0.02), ToyEnv(2, noise=0.02)
+    dying.left, dying.how = 11 + 3 + 7, how
+    with pytest.raises(how):
+        evaluate.run(dataclasses.replace(toy, make_env=lambda _: dying), TASKS[:2], [0, 1], tmp_path / "stopped")
+    assert dying.closed
+    evaluate.run(dataclasses.replace(toy, make_env=lambda _: env), TASKS[:2], [0, 1], tmp_path / "stopped")
+    assert len(env.resets) == 44 - kept
+    whole, again = ((tmp_path / name / "scores.csv").read_bytes() for name in ("whole", "stopped"))
     assert whole == again
+    measured = [next((tmp_path / name).glob("runs/angle-0-00-*seed1/metrics.csv")) for name in ("whole", "stopped")]
+    assert measured[0].read_text() == measured[1].read_text()
 
 
-def test_finished_runs_are_kept_when_tasks_are_added(tmp_path: Path, models: Models) -> None:
-    evaluate.run(CONFIG, models, "simpl", ToyEnv(4), TASKS[:1], [0], tmp_path)
+def test_processes_make_the_scores_of_one_to_the_last_bit(tmp_path: Path, toy: evaluate.Evaluation) -> None:
+    """A run depends on its task and seed alone: neither on who makes it nor on what is made beside it."""
+    noisy = dataclasses.replace(toy, make_env=partial(ToyEnv, noise=0.02))
+    evaluate.run(noisy, TASKS[:2], [0, 1], tmp_path / "one")
+    evaluate.run(noisy, TASKS[:2], [0, 1], tmp_path / "two", workers=2)
+    evaluate.run(noisy, TASKS[1:2], [1], tmp_path / "alone")
+    one, two = (tmp_path / name / "scores.csv" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    for state in (tmp_path / "two").glob("runs/*/state.safetensors"):  # rewards are coarse; weights are not
+        assert state.read_bytes() == (tmp_path / "one" / state.relative_to(tmp_path / "two")).read_bytes()
+    alone = next((tmp_path / "alone").glob("runs/*/state.safetensors"))
+    assert alone.read_bytes() == (tmp_path / "one" / alone.relative_to(tmp_path / "alone")).read_bytes()
+
+
+def test_finished_runs_are_kept_when_tasks_are_added(tmp_path: Path, toy: evaluate.Evaluation) -> None:
+    evaluate.run(toy, TASKS[:1], [0], tmp_path)
     env = ToyEnv(4)
-    evaluate.run(CONFIG, models, "simpl", env, TASKS[:2], [0], tmp_path)
+    evaluate.run(dataclasses.replace(toy, make_env=lambda _: env), TASKS[:2], [0], tmp_path)
     assert {task for _, task, _ in env.resets} == {str(TASKS[1])}
     assert read_scores(tmp_path / "scores.csv").values.shape == (1, 2, 11)
 
@@ -88,24 +112,29 @@ def test_smoothing_looks_back_only() -> None:
 def test_a_curve_with_other_results_beside_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     curves = {"simpl": rng.random((3, 20)), "spirl": rng.random((1, 20))}
-    learning_curves(curves, tmp_path / "curve.svg", conditioning=5, points={"paper": {10: 0.4}}, label="subtasks")
+    learning_curves(
+        curves, tmp_path / "curve.svg", conditioning={"simpl": 5}, points={"paper": {10: 0.4}}, label="subtasks"
+    )
     text = (tmp_path / "curve.svg").read_text()
     assert text.startswith("<?xml") and "<svg" in text
 
 
-def test_errors(tmp_path: Path, models: Models) -> None:
-    def run(method: str, tasks: list, seeds: list, config: AdaptConfig = CONFIG) -> None:
-        evaluate.run(config, models, method, ToyEnv(1), tasks, seeds, tmp_path)
+def test_errors(tmp_path: Path, toy: evaluate.Evaluation) -> None:
+    def run(tasks: list, seeds: list, **changes: object) -> None:
+        evaluate.run(dataclasses.replace(toy, **changes), tasks, seeds, tmp_path)
 
     with pytest.raises(ConfigError, match="at least one seed, each once; got 1"):
-        run("simpl", TASKS[:1], [1, 1])
+        run(TASKS[:1], [1, 1])
     with pytest.raises(ConfigError, match="at least one task, each once; got none"):
-        run("simpl", [], [1])
-    run("simpl", TASKS[:1], [0])
-    with pytest.raises(CheckpointError, match="another|other adapt"):
-        run("simpl", TASKS[:1], [0], dataclasses.replace(CONFIG, gamma=0.5))
-    state = next((tmp_path / "state").glob("*.safetensors"))
+        run([], [1])
+    with pytest.raises(ConfigError, match="no method 'sac'; there are simpl, spirl"):
+        run(TASKS[:1], [0], method="sac")
+    assert not (tmp_path / "evaluation.json").exists()
+    run(TASKS[:1], [0])
+    with pytest.raises(CheckpointError, match="other adapt"):
+        run(TASKS[:1], [0], config=dataclasses.replace(CONFIG, gamma=0.5))
+    state = next(tmp_path.glob("runs/*/state.safetensors"))
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="remove it to start that run afresh"):
-        run("simpl", TASKS[:1], [0])
-    assert Adaptation("simpl", models, CONFIG, TASKS[0], 0).total_episodes == 11
+        run(TASKS[:1], [0])
+    assert Adaptation("simpl", toy.load(), CONFIG, TASKS[0], 0).total_episodes == 11

@@ -16,6 +16,7 @@ from sim.maze_layout import MazeLayout
 from sim.maze_physics import MASS, MAX_SPEED, RADIUS, WallMap, advance
 from sim.maze_tasks import PAPERS_MAZE, MazeTask, maze_tasks
 from sim.maze_vector import MazeVector
+from simpl_core.episode import Episode
 from simpl_core.errors import ConfigError
 
 LAYOUT = MazeLayout(20, 2)
@@ -200,3 +201,36 @@ def test_a_frame_shows_walls_goal_and_ball() -> None:
     assert len({ball, goal, wall, floor}) == 4
     assert pixel(10.25, 10) == ball and pixel(10.6, 10) == floor
     assert pixel(8.0, 1.2) == goal
+
+
+def test_judged_by_its_own_task_an_episode_stays_what_it_was() -> None:
+    """And by another: it ends where it first passes that goal, or earns nothing."""
+    goal, passed, elsewhere = (MazeTask(cell, PAPERS_MAZE) for cell in ((10, 14), (10, 12), (1, 1)))
+    env = MazeVector(1)
+    states, rewards, done = [env.reset(0, goal, seed=0)], [], False
+    while not done:
+        step = env.step([0], [[0.0, 0.3]])
+        states.append(step.observations[0])
+        rewards.append(float(step.rewards[0]))
+        done = bool(step.terminated[0])
+    length = len(rewards)
+    episode = Episode(
+        observations=np.array(states),
+        actions=np.zeros((length, 2), np.float32),
+        rewards=np.array(rewards, np.float32),
+        terminated=True,
+        truncated=False,
+        skills=np.zeros((-(-length // 10), 1), np.float32),
+        skill_starts=np.arange(0, length, 10),
+        time_stamps=np.arange(length + 1) * 0.01,
+    )
+    again = env.judge(episode, goal)
+    np.testing.assert_array_equal(again.rewards, episode.rewards)
+    assert again.terminated and len(again) == length and len(again.skills) == len(episode.skills)
+    shorter = env.judge(episode, passed)
+    assert shorter.terminated and shorter.score == 1.0 and 0 < len(shorter) < length
+    distances = np.linalg.norm(shorter.observations[1:, :2] - passed.goal, axis=1)
+    assert distances[-1] <= 1.0 < distances[:-1].min()
+    assert shorter.skill_starts[-1] < len(shorter) and len(shorter.observations) == len(shorter) + 1
+    missed = env.judge(episode, elsewhere)
+    assert missed.score == 0.0 and missed.truncated and not missed.terminated and len(missed) == length

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_domain import META, STEPS, TASKS, ToyEnv, toy_models, toy_skills_run
+from toy_domain import HORIZON, META, SKILL, STATE, STEPS, TASKS, Direction, ToyEnv, toy_models, toy_skills_run
 
 from simpl_core import meta_train
 from simpl_core.checkpoint import load_models
+from simpl_core.episode import Episode
 from simpl_core.errors import CheckpointError, ConfigError
 from simpl_core.meta_train import MetaTrainer
 
@@ -23,7 +24,7 @@ def train(folder: Path, name: str, make_env=lambda: ToyEnv(4, noise=0.01), **cha
     if not skills.exists():
         toy_skills_run(skills)
     config = dataclasses.replace(META, **changes)
-    return meta_train.run(config, skills, make_env, TASKS, folder / name, seed=3, threads=1)
+    return meta_train.run(config, skills, make_env, TASKS, folder / name, seed=3)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +40,7 @@ def assert_same_weights(one: Path, two: Path) -> None:
 
 def test_warm_up_fills_contexts_first_and_then_replay() -> None:
     """Contexts need 16 skills, an episode has 4; replay needs 16 too. Contexts hear of prior episodes only."""
-    trainer = MetaTrainer(META, toy_models(), ToyEnv(4), TASKS, seed=0, threads=1)
+    trainer = MetaTrainer(META, toy_models(), ToyEnv(4), TASKS, seed=0)
     rounds = 0
     while any(trainer.missing):
         trainer.warm_up_round()
@@ -52,7 +53,7 @@ def test_warm_up_fills_contexts_first_and_then_replay() -> None:
 
 def test_an_epoch_adds_prior_episodes_to_both_buffers_and_posterior_ones_to_replay() -> None:
     env = ToyEnv(4)
-    trainer = MetaTrainer(META, toy_models(), env, TASKS, seed=0, threads=1)
+    trainer = MetaTrainer(META, toy_models(), env, TASKS, seed=0)
     while any(trainer.missing):
         trainer.warm_up_round()
     env.resets.clear()
@@ -68,7 +69,7 @@ def test_an_epoch_adds_prior_episodes_to_both_buffers_and_posterior_ones_to_repl
 @pytest.mark.parametrize(("transitions", "steps"), [(4 * 2 * 28, 28), (1, 1)])
 def test_steps_per_epoch(transitions: int, steps: int) -> None:
     """reuse 16 x 224 transitions / 8 tasks a step / batch 16 = 28; never less than one."""
-    trainer = MetaTrainer(META, toy_models(), ToyEnv(1), TASKS, threads=1)
+    trainer = MetaTrainer(META, toy_models(), ToyEnv(1), TASKS)
     assert trainer.steps_for(transitions) == steps
 
 
@@ -77,7 +78,7 @@ def test_conditioning_pays_after_meta_training() -> None:
     context must earn much more than e from the prior, and more than the skill prior does (about 2.5 of 8 steps)."""
     free = {"alpha_2": 0.01, "delta_2": 20.0}
     config = dataclasses.replace(META, batch_size=32, context_large=32, reuse=96.0, gamma=0.9, **free)
-    trainer = MetaTrainer(config, toy_models(), ToyEnv(4), TASKS, seed=1, threads=1)
+    trainer = MetaTrainer(config, toy_models(), ToyEnv(4), TASKS, seed=1)
     while any(trainer.missing):
         trainer.warm_up_round()
     history = [trainer.train_epoch() for _ in range(36)][-10:]
@@ -161,3 +162,35 @@ def test_errors(tmp_path: Path) -> None:
         MetaTrainer(META, toy_models(), ToyEnv(1), [])
     with pytest.raises(CheckpointError, match="not a finished run"):
         meta_train.run(META, tmp_path / "nothing", lambda: ToyEnv(1), TASKS, tmp_path / "out")
+
+
+class JudgingEnv(ToyEnv):
+    """The toy domain, that can say what another task would have paid."""
+
+    def judge(self, episode: Episode, task: Direction) -> Episode:
+        paid = (episode.actions @ task.vector > 0.5).astype(np.float32)
+        return episode.rejudged(task, paid, terminated=False)
+
+
+def test_shared_episodes_reach_all_contexts_and_the_replay_of_tasks_they_serve_no_worse() -> None:
+    """Four episodes of four skills fill all contexts in one round; replay takes the other tasks' good ones."""
+    trainer = MetaTrainer(dataclasses.replace(META, share_episodes=True), toy_models(), JudgingEnv(4), TASKS, seed=0)
+    trainer.warm_up_round()
+    contexts, replay = trainer.agent.contexts, trainer.agent.replay
+    assert contexts.sizes.tolist() == [16] * 4
+    assert replay.sizes.tolist() == [0] * 4
+    reward = STATE + SKILL
+    skills = [contexts.rows(task)[:, STATE:reward] for task in range(4)]
+    for task, direction in enumerate(TASKS):
+        pays = HORIZON * (skills[task].numpy() @ direction.vector > 0.5)
+        np.testing.assert_array_equal(contexts.rows(task)[:, reward], pays)
+        assert torch.equal(skills[task].sort(0).values, skills[0].sort(0).values)
+    before = replay.sizes.tolist()
+    trainer.train_epoch()
+    assert contexts.sizes.tolist() == [32] * 4
+    assert all(8 <= size - old < 32 for size, old in zip(replay.sizes.tolist(), before, strict=True))
+
+
+def test_sharing_needs_an_environment_that_judges() -> None:
+    with pytest.raises(ConfigError, match="ToyEnv does not"):
+        MetaTrainer(dataclasses.replace(META, share_episodes=True), toy_models(), ToyEnv(4), TASKS)

@@ -20,6 +20,7 @@ from sim.tasks import (
     ever_completed,
     is_unseen,
     parse_kitchen_task,
+    rewards_along,
 )
 from simpl_core.errors import TaskError
 
@@ -149,3 +150,21 @@ def test_subtasks_that_ever_held_in_any_order() -> None:
     states[1, 22] = -0.75
     states[2, 19] = 0.37
     assert ever_completed(states) == ("slide cabinet", "microwave")
+
+
+@given(st.permutations(list(SUBTASKS)), st.integers(0, 2**31 - 1))
+def test_rewards_along_states_are_the_trackers(order: list[str], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    states = np.zeros((40, STATE_SIZE), np.float32)
+    for name, subtask in SUBTASKS.items():
+        held = rng.random(40) < (0.15 if name != order[0] else 0.5)
+        states[np.ix_(held, subtask.indices)] = subtask.goal
+    task = KitchenTask(tuple(order[:3]))
+    tracker, paid = SubtaskTracker(task), []
+    for state in states:
+        paid.append(tracker.update(state))
+        if tracker.done:
+            break
+    rewards, done = rewards_along(task, states)
+    np.testing.assert_array_equal(rewards, paid)
+    assert done == tracker.done

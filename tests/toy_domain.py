@@ -83,6 +83,10 @@ class ToyEnv:
         self.resets.append((slot, str(task), seed))
         return self._observe(slot)
 
+    def place(self, slot: int, state: np.ndarray) -> np.ndarray:
+        self._slots[slot][2] = np.asarray(state[:2], float)
+        return self._observe(slot)
+
     def step(self, slots: np.ndarray, actions: np.ndarray) -> ToyStep:
         rewards, terminated, truncated = [], [], []
         for slot, action in zip(slots, actions, strict=True):
@@ -107,8 +111,8 @@ class ToyEnv:
 class PlaySkill(nn.Module):
     """A decoder that plays the skill."""
 
-    def forward(self, state: Tensor, z: Tensor) -> Tensor:
-        return z
+    def decode(self, states: Tensor, z: Tensor) -> Tensor:
+        return z.unsqueeze(1).expand(-1, states.shape[1], -1)
 
 
 def unit_prior() -> SkillPrior:
@@ -138,12 +142,19 @@ def toy_skills_run(folder: Path) -> Path:
     return folder
 
 
-def meta_models(folder: Path) -> Models:
-    """Phase 2 with random networks, two epochs trained, on top of a decoder that plays the skill."""
+def meta_run(folder: Path) -> Path:
+    """A run of phase 2 with random networks, two epochs trained."""
     from simpl_core import meta_train
 
     config = dataclasses.replace(META, epochs=2)
-    run = meta_train.run(
-        config, toy_skills_run(folder / "skills"), lambda: ToyEnv(4), TASKS, folder / "meta", threads=1
-    )
+    return meta_train.run(config, toy_skills_run(folder / "skills"), lambda: ToyEnv(4), TASKS, folder / "meta")
+
+
+def load_toy_models(run: Path) -> Models:
+    """Its networks on top of a decoder that plays the skill."""
     return dataclasses.replace(load_models(run), skill_decoder=PlaySkill())
+
+
+def meta_models(folder: Path) -> Models:
+    """Phase 2 as if learned."""
+    return load_toy_models(meta_run(folder))

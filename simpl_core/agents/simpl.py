@@ -7,9 +7,10 @@ own target divergences. The encoder learns from the critics' loss alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from simpl_core import equations
 from simpl_core.buffer import ReplayBuffer, RowLayout, SkillBatch
 from simpl_core.config import MetaConfig
 from simpl_core.distributions import DiagonalGaussian, standard_normal_like
-from simpl_core.episode import SkillSteps
+from simpl_core.episode import SkillSteps, context_rows
 from simpl_core.learner import (
     DualWeights,
     adam,
@@ -31,7 +32,7 @@ from simpl_core.learner import (
     part,
     prefixed,
 )
-from simpl_core.networks import CriticEnsemble, SkillPolicy, SkillPrior, TaskEncoder
+from simpl_core.networks import MLP, CriticEnsemble, SkillPolicy, SkillPrior, TaskEncoder
 
 
 class Contexts(NamedTuple):
@@ -41,6 +42,15 @@ class Contexts(NamedTuple):
     small: int
     posterior: DiagonalGaussian  # (B, E)
     kl: Tensor  # (B,) to N(0, I)
+
+
+class Experience(NamedTuple):
+    """An episode of `task`, for critics and policy (`replay`), for contexts (`context`), or both."""
+
+    task: int
+    steps: SkillSteps
+    replay: bool
+    context: bool
 
 
 class SimplAgent:
@@ -80,23 +90,50 @@ class SimplAgent:
         answer: DiagonalGaussian = self.policy(state.to(self.device), e.to(self.device))
         return DiagonalGaussian(answer.mean.cpu(), answer.scale.cpu())
 
-    @torch.no_grad()
     def add(self, task: int, steps: SkillSteps, *, replay: bool, context: bool) -> None:
         """Keep an episode's `steps` for critics and policy (`replay`), for contexts (`context`), or both."""
-        states, following = (torch.from_numpy(x).to(self.device) for x in (steps.states, steps.next_states))
-        prior, next_prior = self.policy.prior(states), self.policy.prior(following)
-        rows = self._layout.pack(steps, *(DiagonalGaussian(x.mean.cpu(), x.scale.cpu()) for x in (prior, next_prior)))
-        if replay:
-            self.replay.append(task, rows)
-        if context:
-            self.contexts.append(task, rows[:, : self._layout.context_width])
+        self.add_all([Experience(task, steps, replay, context)])
+
+    @torch.no_grad()
+    def add_all(self, experience: Sequence[Experience]) -> None:
+        """Keep many episodes; the prior, which the replay keeps beside them, answers all in one batch."""
+        for one in experience:
+            if one.context:
+                self.contexts.append(one.task, torch.from_numpy(context_rows(one.steps)))
+        replayed = [one for one in experience if one.replay]
+        if not replayed:
+            return
+        lengths = [len(one.steps.z) for one in replayed]
+        states = np.concatenate([x for one in replayed for x in (one.steps.states, one.steps.next_states)])
+        prior = self.policy.prior(torch.from_numpy(states).to(self.device))
+        twice = [length for length in lengths for _ in range(2)]
+        answers = list(map(DiagonalGaussian, prior.mean.cpu().split(twice), prior.scale.cpu().split(twice)))
+        for one, here, following in zip(replayed, answers[::2], answers[1::2], strict=True):
+            self.replay.append(one.task, self._layout.pack(one.steps, here, following))
 
     @torch.no_grad()
     def embed(self, task: int) -> Tensor:
         """A sample e ~ q(e | c), (E,) on the CPU, from a large context of `task`."""
-        context = self.contexts.sample(torch.tensor([task]), self.config.context_large, self._generator)
-        posterior: DiagonalGaussian = self.encoder(context)
+        posterior: DiagonalGaussian = self.encoder(self._large_contexts(torch.tensor([task])))
         return posterior.sample(self._noise(*posterior.mean.shape)).squeeze(0).cpu()
+
+    @torch.no_grad()
+    def standardise(self) -> None:
+        """Rescale fresh first layers so that they see the states in `contexts` with mean 0 and variance 1."""
+        size = self.policy.prior.state_dim
+        states = torch.cat([self.contexts.rows(task)[:, :size] for task in range(self.contexts.sizes.numel())])
+        mean, scale = states.mean(0), states.std(0).clamp(min=1e-3)
+        first, following = slice(0, size), slice(self._layout.context_width - size, self._layout.context_width)
+        attention = self.encoder.first
+        critics = (cast(MLP, critic) for critic in self.critics.critics)
+        readers = [(network.first, [first]) for network in (self.policy.residual, *critics)]
+        encoding = (attention.gather.key, attention.gather.value, attention.spread.query)
+        readers += [(layer, [first, following]) for layer in encoding]
+        for layer, places in readers:
+            for place in places:
+                layer.weight[:, place].div_(scale)
+                layer.bias.sub_(layer.weight[:, place] @ mean)
+        self.target_critics.load_state_dict(self.critics.state_dict())
 
     def update(self, steps: int) -> dict[str, float]:
         """`steps` gradient steps of every network and weight; returns metrics averaged over them."""
@@ -115,11 +152,25 @@ class SimplAgent:
         count = config.tasks_small + config.tasks_large
         tasks = torch.randint(self.replay.sizes.numel(), (count,), generator=generator)
         few = self.contexts.sample(tasks[: config.tasks_small], config.context_small, generator)
-        many = self.contexts.sample(tasks[config.tasks_small :], config.context_large, generator)
+        split = count - config.tasks_mixed
+        many = self._large_contexts(tasks[config.tasks_small : split])
+        if config.tasks_mixed:
+            many = torch.cat([many, self._mixed_contexts(tasks[split:])])
         small, large = self.encoder(few), self.encoder(many)
         posterior = DiagonalGaussian(torch.cat([small.mean, large.mean]), torch.cat([small.scale, large.scale]))
         kl = posterior.kl(standard_normal_like(posterior.mean))
         return Contexts(tasks, config.tasks_small, posterior, kl)
+
+    def _large_contexts(self, tasks: Tensor) -> Tensor:
+        config, generator = self.config, self._generator
+        if config.context_kept == 0:
+            return self.contexts.sample(tasks, config.context_large, generator)
+        sizes = (config.context_large, config.context_kept)
+        return self.contexts.sample_positive_first(tasks, *sizes, self._layout.reward, generator)
+
+    def _mixed_contexts(self, tasks: Tensor) -> Tensor:
+        rows = self.replay.sample(tasks, self.config.context_kept or self.config.context_large, self._generator)
+        return rows[..., : self._layout.context_width]
 
     def _draw_transitions(self, contexts: Contexts) -> tuple[SkillBatch, Tensor, Tensor]:
         """Transitions of the contexts' tasks, flattened to (B,), with one e sample (B, E) and alpha (B,) each."""

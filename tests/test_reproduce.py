@@ -1,0 +1,159 @@
+"""Recipes: the printed commands are real ones, belong together, and are run, skipped and gone on from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from simpl_core import cli, results
+from simpl_core.cli_reproduce import CLAIMS, Figure, Reproduce, Stage, _Ledger
+from simpl_core.errors import ConfigError
+
+
+def commands(*arguments: str) -> list[list[str]]:
+    parsed = cli._parse(["reproduce", *arguments])
+    assert isinstance(parsed, Reproduce)
+    return [list(stage.command) for stage in parsed.stages()]
+
+
+@pytest.mark.parametrize("figure", get_args(Figure))
+def test_every_recipe_is_made_of_commands_that_exist_and_read_what_was_written(figure: str, tmp_path: Path) -> None:
+    written: set[str] = set()
+    stages = Reproduce(figure, out=tmp_path).stages()
+    for stage in stages:
+        command = cli._parse(list(stage.command))  # an option that does not exist would exit here
+        read = [word for word in stage.command[1:] if word.startswith(str(tmp_path)) and "/figures" not in word]
+        made = [stage.command[i + 1] for i, word in enumerate(stage.command) if word in ("--out", "--scores")]
+        assert set(read) - set(made) <= written, f"{stage} reads what nobody wrote"
+        written.update(made)
+        written.update(str(Path(path).parent) for path in made)
+        assert stage.result is None or any(str(stage.result).startswith(path) for path in made)
+        assert callable(command.run)
+    assert len({str(stage) for stage in stages}) == len(stages)
+
+
+def test_the_figures_are_the_claims() -> None:
+    assert set(get_args(Figure)) == set(CLAIMS)
+
+
+def test_methods_make_as_many_episodes_in_all_and_are_named_as_the_results_read_them() -> None:
+    """SiMPL: 20 + 180. With 10 and 5 conditioning episodes the rest is fine-tuning; SPiRL makes 200."""
+    found = {}
+    for command in [*commands("kitchen"), *commands("conditioning")]:
+        if command[0] == "evaluate":
+            scores = Path(command[command.index("--scores") + 1]).stem
+            settings = command[command.index("--set") + 1 : command.index("--scores")] if "--set" in command else []
+            found[scores] = settings
+    assert found == {
+        "kitchen_simpl": [],
+        "kitchen_spirl": ["episodes=200"],
+        "kitchen_simpl-10": ["conditioning_episodes=10", "episodes=190"],
+        "kitchen_simpl-5": ["conditioning_episodes=5", "episodes=195"],
+    }
+    assert [results.conditioning_episodes(name.split("_")[1]) for name in found] == [20, 0, 10, 5]
+
+
+def test_settings_reach_their_stage_alone() -> None:
+    given = ["collect.layout_seed=7", "skills.beta=1e-3", "meta.epochs=2", "simpl.episodes=6", "spirl.delta=3"]
+    shown = ["--preset", "small", "--seeds", "5", "6", "--tasks", "8,2", "--training", "maze40 in maze 20:7"]
+    by_name = {" ".join(command[:2]): command for command in commands("maze40", *shown, "--set", *given)}
+    assert {"--layout-seed", "7"} <= set(by_name["collect maze"])
+    assert by_name["train skills"][by_name["train skills"].index("--set") :][1] == "beta=1e-3"
+    assert {"epochs=2", "maze40 in maze 20:7", "maze-small"} - set(by_name["train meta"]) == {"maze-small"}
+    evaluations = [command for command in commands("maze40", *shown, "--set", *given) if command[0] == "evaluate"]
+    assert [("episodes=6" in c, "delta=3" in c, "episodes=10" in c) for c in evaluations] == [
+        (True, False, False),
+        (False, True, True),  # maze-small: 4 conditioning episodes, and the 6 given
+    ]
+    assert all(command[command.index("--seeds") + 1 :][:4] == ["5", "6", "--tasks", "8,2"] for command in evaluations)
+    assert any("maze40_simpl-4.csv" in word for word in evaluations[0])
+
+
+def test_given_demonstrations_are_not_made() -> None:
+    found = commands("kitchen", "--data", "play.hdf5")
+    assert found[0][:3] == ["train", "skills", "play.hdf5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kitchen", "--set", "episodes=3"], "STAGE.KEY=VALUE with a stage of collect, skills, meta, simpl, spirl"),
+        (["kitchen", "--set", "simpl.epissodes=3"], "has no epissodes"),
+        (["conditioning", "--preset", "small"], "simpl-10 needs more than 10 episodes in all"),
+    ],
+)
+def test_errors(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        commands(*arguments)
+
+
+def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", "kitchen", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [shlex.split(line)[1:3] for line in lines[:3]] == [
+        ["collect", "kitchen"],
+        ["train", "skills"],
+        ["train", "meta"],
+    ]
+    assert lines[-1].startswith("simpl results ") and not (tmp_path / "out").exists()
+
+
+def test_a_stage_is_run_until_it_is_finished_and_its_result_is_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A command that fails is not finished; one that ended well is, as long as what it left is there."""
+    path, result = tmp_path / "commands.json", tmp_path / "result"
+    wrong, right = Stage(("data", str(tmp_path / "none")), result), Stage(("presets",), result)
+    assert _Ledger(path).run(wrong) == 2 and "no file" in capfd.readouterr().err
+    assert _Ledger(path).run(right) == 0
+    result.touch()
+    assert not _Ledger(path).finished(wrong) and _Ledger(path).finished(right)
+    assert not _Ledger(path).finished(Stage(("presets",)))  # what has no result of its own is run every time
+    result.unlink()
+    assert not _Ledger(path).finished(right)
+
+
+TINY = [
+    *("collect.episodes=4", "skills.iterations=40", "skills.checkpoint_every=20", "skills.log_every=10"),
+    *("skills.held_out_fraction=0.25", "meta.epochs=1", "meta.context_large=28", "meta.batch_size=16"),
+    *("simpl.conditioning_episodes=2", "simpl.episodes=2", "simpl.batch_size=16"),
+]
+
+
+@pytest.mark.slow
+def test_a_figure_from_demonstrations_to_pictures_with_a_stop_between(tmp_path: Path) -> None:
+    tasks = ["--seeds", "3", "--tasks", "kettle", "--training", "kettle", "microwave"]
+    arguments = ["reproduce", "kitchen", "--preset", "small", *tasks, "--set", *TINY, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "simpl_core", *arguments]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        metrics = tmp_path / "kitchen" / "skills" / "metrics.csv"
+        deadline = time.monotonic() + 1800
+        while not metrics.exists() and first.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(first.pid, signal.SIGTERM)
+        output, errors = first.communicate(timeout=300)
+    finally:
+        first.kill()
+    assert first.returncode == 130, errors
+    assert "[2/6] simpl train skills" in output and "goes on from its last saved state" in errors
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert "[1/6]" in second.stdout.splitlines()[0] and second.stdout.splitlines()[0].endswith("(finished)")
+    summary = results.summarise(tmp_path / "kitchen" / "results")["kitchen"]
+    assert {name: (found.tasks, found.seeds, found.episodes) for name, found in summary.items()} == {
+        "simpl-2": (1, 1, 4),
+        "spirl": (1, 1, 4),
+    }
+    assert (tmp_path / "kitchen" / "figures" / "kitchen_curves.png").read_bytes()[:4] == b"\x89PNG"
+    third = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert third.stdout.count("(finished)") == 5
