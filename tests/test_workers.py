@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -117,18 +118,19 @@ def test_however_the_parent_ends_no_process_is_left(
         _wait_for(lambda: not any(map(_alive, processes)))
         interrupted = {int(path.name.split()[1]) for path in tmp_path.glob("interrupted *")}
         assert interrupted == (set() if number == signal.SIGKILL else processes)
+        _wait_for(lambda: not _of_session(parent.pid))  # multiprocessing's own helper ends after the last of them
     finally:
-        with_session = [process for process in _processes() if os.getsid(process) == parent.pid]
-        for process in with_session:
+        for process in _of_session(parent.pid):
             os.kill(process, signal.SIGKILL)
-    assert not with_session
 
 
-def _processes() -> list[int]:
+def _of_session(leader: int) -> list[int]:
+    """Processes of the session that `leader` began, itself too, that are alive."""
     found = []
     for path in Path("/proc").iterdir():
-        if path.name.isdigit() and _alive(int(path.name)):
-            found.append(int(path.name))
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            if path.name.isdigit() and _alive(int(path.name)) and os.getsid(int(path.name)) == leader:
+                found.append(int(path.name))
     return found
 
 
