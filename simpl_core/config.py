@@ -103,7 +103,7 @@ class MetaConfig:
     """Tasks a step with large contexts."""
     tasks_mixed: int = 0
     """Of those, how many have contexts of all episodes, also those made with e from the posterior. The papers' have
-    none; with some, the encoder can read what a robot does after conditioning (`reencode` in phase 3)."""
+    none; with some, the encoder can read what is done after conditioning."""
     context_small: int = 2
     """Skill transitions in a small context."""
     context_large: int = 1024
