@@ -106,7 +106,7 @@ class ReplayBuffer:
             ConfigError: one of the tasks holds nothing yet.
         """
         picked = self._rows.flatten(0, 1).index_select(0, self._draw(tasks, count, generator).flatten())
-        return picked.view(len(tasks), count, -1)
+        return picked.view(len(tasks), count, self._rows.shape[2])
 
     def sample_positive_first(
         self, tasks: Tensor, count: int, keep: int, column: int, generator: torch.Generator
@@ -116,7 +116,7 @@ class ReplayBuffer:
         rows = self._rows.flatten(0, 1)
         others = (rows[:, column][slots] <= 0.0).to(torch.uint8)
         first = others.argsort(dim=1, stable=True)[:, :keep]
-        return rows.index_select(0, slots.gather(1, first).flatten()).view(len(tasks), -1, rows.shape[1])
+        return rows.index_select(0, slots.gather(1, first).flatten()).view(*first.shape, rows.shape[1])
 
     def _draw(self, tasks: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Places of rows in the flattened ring, (B, count)."""
@@ -142,3 +142,22 @@ class ReplayBuffer:
         self._rows.zero_()
         self._rows[:, : state["rows"].shape[1]] = state["rows"]
         self._added.copy_(state["added"])
+
+
+def sample_contexts(
+    source: ReplayBuffer, tasks: Tensor, sizes: tuple[int, int], layout: RowLayout, generator: torch.Generator
+) -> Tensor:
+    """Contexts of `tasks` (B,) as the task encoder reads them, drawn from `source`: (B, n, 2S + Z + 2).
+
+    `sizes` are how many transitions are drawn and how many of them are kept, rewarded ones first; n is the latter, or
+    the former where that is 0.
+
+    Raises:
+        ConfigError: one of the tasks holds nothing yet.
+    """
+    count, kept = sizes
+    if kept == 0:
+        rows = source.sample(tasks, count, generator)
+    else:
+        rows = source.sample_positive_first(tasks, count, kept, layout.reward, generator)
+    return rows[..., : layout.context_width]

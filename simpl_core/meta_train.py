@@ -205,6 +205,8 @@ def _check_sizes(config: MetaConfig) -> None:
             f"context_large {config.context_large} and batch_size {config.batch_size} must fit into "
             f"encoder_buffer_size {config.encoder_buffer_size} and buffer_size {config.buffer_size}"
         )
+    if not 0 <= config.tasks_mixed <= config.tasks_large:
+        raise ConfigError(f"tasks_mixed are some of tasks_large {config.tasks_large}, got {config.tasks_mixed}")
 
 
 def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run: Path) -> None:

@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from simpl_core.plots import smoothed
+
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Epochs (n,) and values (n,)."""
 
@@ -99,7 +101,7 @@ def return_picture(before: Mapping[str, Series], after: Mapping[str, Series], pa
     """
     names = list(before)
     kinds = {"e from the prior": before, "e from the posterior": after}
-    tables = {kind: np.stack([_smooth(found[name][1]) for name in names]) for kind, found in kinds.items()}
+    tables = {kind: smoothed(np.stack([found[name][1] for name in names]), SMOOTHING) for kind, found in kinds.items()}
     epochs = before[names[0]][0]
     figure = Figure(figsize=(13.0, max(4.0, 0.2 * len(names) + 1.2)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -133,14 +135,6 @@ def statistics_picture(metrics: Mapping[str, Series], path: Path, title: str = "
             axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title)
     _save(figure, path)
-
-
-def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = np.cumsum(np.pad(values, (1, 0)))
-    ends = np.arange(1, len(values) + 1)
-    begins = np.maximum(ends - SMOOTHING, 0)
-    averages: NDArray[np.float64] = (total[ends] - total[begins]) / (ends - begins)
-    return averages
 
 
 def _save(figure: Figure, path: Path) -> None:

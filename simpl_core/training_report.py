@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simpl_core.buffer import ReplayBuffer, RowLayout
+from simpl_core.buffer import ReplayBuffer, RowLayout, sample_contexts
 from simpl_core.config import MetaConfig, from_dict
 from simpl_core.errors import CheckpointError
 from simpl_core.learner import part
@@ -31,18 +31,13 @@ class Posteriors(NamedTuple):
 
 
 @torch.no_grad()
-def task_posteriors(encoder: TaskEncoder, contexts: ReplayBuffer, config: MetaConfig, reward: int) -> Posteriors:
-    """Encode contexts as large as in training, drawn anew; `reward` is its column in their rows."""
-    generator = torch.Generator().manual_seed(0)
+def task_posteriors(encoder: TaskEncoder, contexts: ReplayBuffer, config: MetaConfig, layout: RowLayout) -> Posteriors:
+    """Encode contexts as large as in training, drawn anew from `contexts`, whose rows are laid out as `layout` says."""
+    generator, sizes = torch.Generator().manual_seed(0), (config.context_large, config.context_kept)
     means, samples = [], []
     for task in range(contexts.sizes.numel()):
         tasks = torch.full((CONTEXTS,), task)
-        if config.context_kept:
-            sizes = (config.context_large, config.context_kept)
-            rows = contexts.sample_positive_first(tasks, *sizes, reward, generator)
-        else:
-            rows = contexts.sample(tasks, config.context_large, generator)
-        posterior = encoder(rows)
+        posterior = encoder(sample_contexts(contexts, tasks, sizes, layout, generator))
         means.append(posterior.mean.double().numpy())
         samples.append(posterior.sample(torch.randn(posterior.mean.shape, generator=generator)).double().numpy())
     return Posteriors(np.stack(means), np.stack(samples))
@@ -100,7 +95,7 @@ def _draw_embeddings(run: Path, path: Path) -> None:
     encoder.load_state_dict(part("task_encoder", state))
     contexts = ReplayBuffer(tasks, max(capacity, config.encoder_buffer_size), context_width)
     contexts.load_state_dict(part("contexts", state))
-    found = task_posteriors(encoder.eval(), contexts, config, layout.reward)
+    found = task_posteriors(encoder.eval(), contexts, config, layout)
     title = f"{run.name}: {int(state['progress'][0])} epochs"
     embedding_picture(found.means, found.samples, identity["tasks"], path, title)
 

@@ -172,6 +172,20 @@ def test_mixed_contexts_come_from_the_replay() -> None:
     assert rewards_read(5) == [0.0] * 3 + [1.0] * 5
 
 
+def test_kept_rows_of_mixed_contexts_are_the_rewarded_ones() -> None:
+    """Half of the replay pays: of 16 drawn the 4 kept all do, whichever buffer they come from."""
+    agent, seen = meta_agent(tasks_mixed=6, context_kept=4), []
+    column = STATE + SKILL
+    for buffer in (agent.replay, agent.contexts):
+        for task in range(len(buffer.sizes)):
+            rows = buffer.rows(task)
+            rows[:, column] = torch.arange(len(rows)) % 2
+    hook = agent.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, :, column]))
+    agent.update(1)
+    hook.remove()
+    assert seen[1].shape == (6, 4) and seen[1].eq(1.0).all()
+
+
 def test_alphas_belong_to_their_context_sizes() -> None:
     """The policy starts near the prior: below every target, until a target is negative for one group."""
     agent = meta_agent(delta_1=-1.0, delta_2=1e3)

@@ -158,6 +158,8 @@ def test_a_folder_with_another_run_is_refused(tmp_path: Path) -> None:
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="context_large 300 and batch_size 16 must fit"):
         train(tmp_path, "meta", context_large=300)
+    with pytest.raises(ConfigError, match="tasks_mixed are some of tasks_large 6, got 7"):
+        train(tmp_path, "meta", tasks_mixed=7)
     with pytest.raises(ConfigError, match="at least one task"):
         MetaTrainer(META, toy_models(), ToyEnv(1), [])
     with pytest.raises(CheckpointError, match="not a finished run"):

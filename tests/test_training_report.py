@@ -47,13 +47,13 @@ def test_posteriors_are_what_the_encoder_says_of_each_tasks_contexts(kept: int) 
     for task in range(2):
         contexts.append(task, rows[task].expand(20 + task, -1))
     config = dataclasses.replace(META, context_kept=kept)
-    found = training_report.task_posteriors(encoder, contexts, config, layout.reward)
+    found = training_report.task_posteriors(encoder, contexts, config, layout)
     assert found.means.shape == found.samples.shape == (2, training_report.CONTEXTS, META.e_dim)
     with torch.no_grad():
         wanted = encoder(rows.expand(-1, kept or META.context_large, -1))
     assert found.means == pytest.approx(np.repeat(wanted.mean.numpy()[:, None], training_report.CONTEXTS, 1), abs=1e-5)
     assert 0.1 < ((found.samples - found.means) / wanted.scale.numpy()[:, None]).std() < 3.0
-    again = training_report.task_posteriors(encoder, contexts, config, layout.reward)
+    again = training_report.task_posteriors(encoder, contexts, config, layout)
     assert (again.samples == found.samples).all()
 
 

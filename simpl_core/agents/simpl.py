@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from simpl_core import equations
-from simpl_core.buffer import ReplayBuffer, RowLayout, SkillBatch
+from simpl_core.buffer import ReplayBuffer, RowLayout, SkillBatch, sample_contexts
 from simpl_core.config import MetaConfig
 from simpl_core.distributions import DiagonalGaussian, standard_normal_like
 from simpl_core.episode import SkillSteps, context_rows
@@ -114,7 +114,7 @@ class SimplAgent:
     @torch.no_grad()
     def embed(self, task: int) -> Tensor:
         """A sample e ~ q(e | c), (E,) on the CPU, from a large context of `task`."""
-        posterior: DiagonalGaussian = self.encoder(self._large_contexts(torch.tensor([task])))
+        posterior: DiagonalGaussian = self.encoder(self._large_contexts(self.contexts, torch.tensor([task])))
         return posterior.sample(self._noise(*posterior.mean.shape)).squeeze(0).cpu()
 
     @torch.no_grad()
@@ -153,24 +153,17 @@ class SimplAgent:
         tasks = torch.randint(self.replay.sizes.numel(), (count,), generator=generator)
         few = self.contexts.sample(tasks[: config.tasks_small], config.context_small, generator)
         split = count - config.tasks_mixed
-        many = self._large_contexts(tasks[config.tasks_small : split])
+        many = self._large_contexts(self.contexts, tasks[config.tasks_small : split])
         if config.tasks_mixed:
-            many = torch.cat([many, self._mixed_contexts(tasks[split:])])
+            many = torch.cat([many, self._large_contexts(self.replay, tasks[split:])])
         small, large = self.encoder(few), self.encoder(many)
         posterior = DiagonalGaussian(torch.cat([small.mean, large.mean]), torch.cat([small.scale, large.scale]))
         kl = posterior.kl(standard_normal_like(posterior.mean))
         return Contexts(tasks, config.tasks_small, posterior, kl)
 
-    def _large_contexts(self, tasks: Tensor) -> Tensor:
-        config, generator = self.config, self._generator
-        if config.context_kept == 0:
-            return self.contexts.sample(tasks, config.context_large, generator)
-        sizes = (config.context_large, config.context_kept)
-        return self.contexts.sample_positive_first(tasks, *sizes, self._layout.reward, generator)
-
-    def _mixed_contexts(self, tasks: Tensor) -> Tensor:
-        rows = self.replay.sample(tasks, self.config.context_kept or self.config.context_large, self._generator)
-        return rows[..., : self._layout.context_width]
+    def _large_contexts(self, source: ReplayBuffer, tasks: Tensor) -> Tensor:
+        sizes = (self.config.context_large, self.config.context_kept)
+        return sample_contexts(source, tasks, sizes, self._layout, self._generator)
 
     def _draw_transitions(self, contexts: Contexts) -> tuple[SkillBatch, Tensor, Tensor]:
         """Transitions of the contexts' tasks, flattened to (B,), with one e sample (B, E) and alpha (B,) each."""
