@@ -314,10 +314,11 @@ def test_a_killed_guard_is_replaced_by_zeros_the_policy_says_so_and_a_new_guard_
     doomed.rig.finish("guard", signal.SIGKILL)
     alive = len(doomed.commands)
     wait_for(lambda: len(doomed.commands) > alive and not np.any(doomed.commands[-1].data))
-    said = doomed.status.wait(lambda status: status.reason == "the guard does not answer", start=heard)
-    assert said.state == "terminal"
+    stopped = len(doomed.commands) - 1
+    said = doomed.status.wait(lambda status: status.reason and status.state == "terminal", start=heard)
+    assert said.reason == "the guard does not answer"
     wait_for(lambda: doomed.rig.node.count_publishers(topics.COMMANDS.name) <= 1)  # the dead guard's, for a while
-    doomed.assert_still(alive)
+    doomed.assert_still(stopped)
     refused = doomed.rig.call(topics.BEGIN_EPISODE, BeginEpisode.Request(episode=90, e=E, seed=0))
     assert not refused.success and "no guard" in refused.message
 

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from limit_checker import READY, LimitChecker, arm
 
-from simpl.core.guard import Flags, Guard, GuardSettings, Mode, Wanted
+from simpl.core.guard import Command, Flags, Guard, GuardSettings, Mode, Wanted
 from simpl.core.kinematics import ForwardKinematics
 from simpl.core.profile import parse_profile
 
@@ -59,33 +62,39 @@ class World:
     def act(self) -> None:
         """One hostile action, and a reset when it was refused for good."""
         wish, impossible = next(self._wishes)
-        self.tick += 1
-        self.guard.on_state(self.position)
-        command = self.guard.on_action(Wanted(wish, self.tick, self.episode, self.tick, True))
+        command = self.send(wish)
         assert (command.mode is Mode.FAULT) == impossible, f"{wish!r}: {command}"
-        self.flags |= command.flags
-        self._obey(command.velocity)
         if command.mode is Mode.FAULT:
             self.faults += 1
-            self._obey(self.guard.estop().velocity, 0.2)
+            self.obey(self.guard.estop().velocity, 0.2)
             self.guard.on_state(self.position)
             answer = self.guard.reset()
             assert answer.success and answer.command is not None, answer.message
-            self._obey(answer.command.velocity)
+            self.obey(answer.command.velocity)
             self.episode += 1
+
+    def send(self, wish: Any, seconds: float | None = None) -> Command:
+        """One action, whose command acts for so long [s]; a period, more or less, by default."""
+        self.tick += 1
+        self.guard.on_state(self.position)
+        command = self.guard.on_action(Wanted(wish, self.tick, self.episode, self.tick, True))
+        self.flags |= command.flags
+        self.obey(command.velocity, seconds)
+        return command
 
     def judge(self) -> list[str]:
         """What the checker finds wrong with everything sent so far; then begin a new page."""
         problems = self.checker.problems(np.array(self.times), self.sent, np.array(self.positions))
         # The new page begins at rest, as the checker assumes.
-        self._obey(self.guard.estop().velocity, 0.2)
+        self.obey(self.guard.estop().velocity, 0.2)
         self.guard.on_state(self.position)
         assert self.guard.reset().success
         self.episode += 1
         self.times, self.sent, self.positions = [], [], [self.position]
         return problems
 
-    def _obey(self, velocity: Any, seconds: float | None = None) -> None:
+    def obey(self, velocity: Any, seconds: float | None = None) -> None:
+        """Move as commanded until the next command."""
         period = self.checker.period
         passed = period * (1.0 + self.shake * self.rng.uniform(-1.0, 1.0)) if seconds is None else seconds
         self.times.append(self.time)
@@ -189,6 +198,25 @@ def test_fifty_thousand_hostile_actions(name: str) -> None:
 def test_a_million_hostile_actions(name: str) -> None:
     for seed in range(10):
         fuzz(name, round(100_000 * WORLDS[name][2]), seed=100 + seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    wishes=st.lists(arrays(float, 7, elements=st.floats(-1e308, 1e308)), min_size=1, max_size=12),
+    pauses=st.lists(st.floats(0.2, 1.2), min_size=12, max_size=12),
+    jerk=st.sampled_from([None, 5000.0, 100.0]),
+)
+def test_no_sequence_of_numbers_breaks_a_limit(wishes: list[Any], pauses: list[float], jerk: float | None) -> None:
+    """What hypothesis thinks of, unevenly in time; then the policy falls silent and the arm is told to pause."""
+    world = World(arm(jerk=jerk, box=jerk != 100.0), 0, 0.0)
+    for wish, pause in zip(wishes, pauses, strict=False):
+        world.send(wish, pause * world.checker.period)
+    answer = world.guard.pause().command
+    while answer is not None and answer.velocity.any():
+        world.obey(answer.velocity)
+        world.guard.on_state(world.position)
+        answer = world.guard.watch()
+    assert not world.judge()
 
 
 def test_the_checker_sees_what_is_wrong() -> None:
