@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from limit_checker import READY, LimitChecker, arm
 
-from simpl.core.guard import Command, Flags, Guard, GuardSettings, Mode, Wanted
+from simpl.core.guard import Command, Flags, Guard, GuardSettings, Mode, MotionLimits, Wanted
 from simpl.core.kinematics import ForwardKinematics
 from simpl.core.profile import parse_profile
 
@@ -244,6 +244,18 @@ def test_the_checker_sees_what_is_wrong() -> None:
         assert word in judged(change(good)), word
     assert "beyond its margin" in judged(good, READY + np.array([0, 0, 0, 0, 0, 0, 2.18]))
     assert "out of the box" in judged(good, np.array([1.5, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785]))
+
+
+def test_a_tool_that_was_pushed_out_of_its_box_may_only_come_back() -> None:
+    limits = MotionLimits(parse_profile(arm(box=True), "test"))
+    outside = READY + np.array([1.5, 0, 0, 0, 0, 0, 0])  # x is 0.02 m there, the wall is at 0.1
+    turn = np.array([0.5, 0, 0, 0, 0, 0, 0])
+    assert limits.overrun(turn, outside) == (Flags.WORKSPACE_LIMIT, "the tool is outside of its box and moving on")
+    assert limits.overrun(-turn, outside) == limits.overrun(turn, READY) == (Flags.NONE, "")
+    still = np.zeros(7)
+    velocity, flags = limits.apply(turn, still, outside)
+    assert not velocity.any() and flags & Flags.WORKSPACE_LIMIT
+    assert limits.apply(-turn, still, outside)[0][0] < 0.0
 
 
 def test_both_forward_kinematics_agree_and_know_where_the_ready_pose_is() -> None:

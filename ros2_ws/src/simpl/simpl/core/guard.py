@@ -249,10 +249,9 @@ class Guard:
     def _move(self, velocity: FloatArray, position: FloatArray, wanted: Wanted) -> Command:
         elapsed = self._elapsed()
         allowed, flags = self._limits.apply(velocity, self._velocity, position, self._acceleration, elapsed)
-        overrun = self._limits.overrun(allowed, position)
-        if overrun:
-            flags |= Flags.POSITION_LIMIT
-            return self._stop(Mode.STOPPED, flags, overrun, wanted)
+        beyond, reason = self._limits.overrun(allowed, position)
+        if beyond:
+            return self._stop(Mode.STOPPED, flags | beyond, reason, wanted)
         self.mode, self._why = Mode.RUNNING, (Flags.NONE, "")
         return self._send(allowed, flags, describe(flags), wanted, elapsed)
 

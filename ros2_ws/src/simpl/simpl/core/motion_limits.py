@@ -142,8 +142,8 @@ class MotionLimits:
         velocity[np.abs(velocity) < _STILL] = 0.0
         return velocity
 
-    def overrun(self, velocity: FloatArray, position: FloatArray) -> str:
-        """Why no braking within the limits keeps the arm from its own end, or from the box itself; else empty.
+    def overrun(self, velocity: FloatArray, position: FloatArray) -> tuple[Flags, str]:
+        """The limit that no braking keeps any more, and why: a joint's own end or the box, margins not counted.
 
         It happens when the arm does not do what it is told, or was moved by somebody else. Noise of a sensor at rest
         is none: only motion outwards counts.
@@ -153,16 +153,16 @@ class MotionLimits:
             position: of the joints (A,).
         """
         if not self._accelerates:
-            return ""
+            return Flags.NONE, ""
         room = np.where(velocity > 0.0, self._highest - position, position - self._lowest)
         speed = np.abs(velocity)  # lowered at the end of each period: half a period more than v^2 / 2a at least
         way = speed * self._period / 2.0 + speed**2 / (2.0 * self._acceleration)
         beyond = (way > np.maximum(room, 0.0) + _ROUNDING) & (speed > 0.0)
         if beyond.any():
-            return f"{self._joints[int(np.argmax(beyond))]} cannot stop before its end"
+            return Flags.POSITION_LIMIT, f"{self._joints[int(np.argmax(beyond))]} cannot stop before its end"
         if self._box is not None and self._box.leaves(position, position + velocity * self._period):
-            return "the end effector is outside of its box and moving on"
-        return ""
+            return Flags.WORKSPACE_LIMIT, "the tool is outside of its box and moving on"
+        return Flags.NONE, ""
 
     def stop(self, velocity: FloatArray) -> tuple[FloatArray, float]:
         """Way (A,) [rad, m] and time [s] of the fastest stop from `velocity` (A,)."""
