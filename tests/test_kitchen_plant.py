@@ -9,7 +9,7 @@ from sim.kitchen import CONTROL_PERIOD, KitchenEnv
 from simpl.core.kitchen_plant import PERIOD_NS, SLICE, SLICES, KitchenPlant
 from simpl.core.policy_model import load_policy_model
 from simpl.core.profile import load_profile
-from simpl.nodes.running import find_profile
+from simpl.core.profile_files import find_profile
 from simpl_core.errors import BundleError, ConfigError
 
 MOVE = np.array([0.5, 0.3, -0.5, 0.3, 0.5, 0.5, 0.5, 0.0, 0.0])

@@ -27,6 +27,7 @@ from simpl_interfaces.msg import (
 from simpl_interfaces.srv import BeginEpisode, ResetScene, StageModel
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 if TYPE_CHECKING:
     from rclpy.callback_groups import CallbackGroup
@@ -118,6 +119,8 @@ CLOCK = _topic("/clock", Clock, SENSOR)
 # The guard reads the newest action only; the bridge subscribes with STREAM and misses none.
 POLICY_ACTION = _topic("policy/action", PolicyAction, STREAM, COMMAND)
 COMMANDS = _topic("joint_group_velocity_controller/commands", Float64MultiArray, COMMAND)
+# In place of COMMANDS where the profile says so.
+TRAJECTORY = _topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, COMMAND)
 GUARD_STATE = _topic("guard/state", GuardState, STREAM)
 POLICY_STATUS = _topic("policy/status", PolicyStatus, STATUS)
 TRANSITIONS = _topic("transitions", Transition, STREAM)
@@ -133,6 +136,7 @@ TOPICS = (
     CLOCK,
     POLICY_ACTION,
     COMMANDS,
+    TRAJECTORY,
     GUARD_STATE,
     POLICY_STATUS,
     TRANSITIONS,
@@ -148,6 +152,8 @@ END_EPISODE = Service("policy/end_episode", Trigger)
 STAGE_MODEL = Service("policy/stage_model", StageModel)
 GUARD_ESTOP = Service("guard/estop", Trigger)
 GUARD_RESET = Service("guard/reset", Trigger)
+GUARD_PAUSE = Service("guard/pause", Trigger)
+GUARD_RESUME = Service("guard/resume", Trigger)
 SCENE_RESET = Service("scene/reset", ResetScene)
 EPISODE_STOP = Service("episode/stop", Trigger)
 MODEL_ROLLBACK = Service("model/rollback", Trigger)
@@ -158,6 +164,8 @@ SERVICES = (
     STAGE_MODEL,
     GUARD_ESTOP,
     GUARD_RESET,
+    GUARD_PAUSE,
+    GUARD_RESUME,
     SCENE_RESET,
     EPISODE_STOP,
     MODEL_ROLLBACK,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from simpl.core.policy_types import Decision, FloatArray, LoadedModel, LoopSettings, LoopStatus, PolicyTick, Window
 from simpl.core.robot_state import RobotState, Snapshot
+from simpl.core.tick_lock import TickLock
 from simpl_core.errors import ConfigError, SimplError
 
 __all__ = ["LoadedModel", "LoopSettings", "LoopStatus", "PolicyLoop", "PolicyTick"]
@@ -53,7 +54,8 @@ class _Settling:
 class PolicyLoop:
     """Ticks a policy on its own thread.
 
-    `stage`, `begin_episode` and `end_episode` are called from other threads; a lock keeps them out of a tick.
+    `stage`, `begin_episode` and `end_episode` are called from other threads; a lock keeps them out of a tick, and they
+    raise SimplError when a tick hangs.
 
     Args:
         state: written by the receiving thread.
@@ -76,7 +78,7 @@ class PolicyLoop:
         self._settings = settings
         self._on_failure = on_failure
         self._now = now
-        self._lock = threading.RLock()
+        self._lock = TickLock(settings.hang_timeout, now)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._model: LoadedModel | None = None
@@ -87,7 +89,7 @@ class PolicyLoop:
         self._settling: _Settling | None = None
         self._failure: Exception | None = None
         self._waiters: list[Future[bool]] = []
-        self._outcome = "idle"
+        self._outcome, self._reason = "idle", ""
         self._ticks = 0
         self._missed = 0
         self._latencies = Window()
@@ -139,12 +141,12 @@ class PolicyLoop:
             self._staged = None
             self._settle(False)
             self._episode = _Episode(number, e)
-            self._outcome = "active"
+            self._outcome, self._reason = "active", ""
         self._wake()
         return model.version
 
-    def end_episode(self) -> Future[bool]:
-        """Send the terminal tick.
+    def end_episode(self, reason: str = "") -> Future[bool]:
+        """Send the terminal tick; `status` tells the reason, if there is one.
 
         Returns:
             Done once the arm was told to stop, and in lockstep once the plant has answered, so that a reset
@@ -155,7 +157,7 @@ class PolicyLoop:
             if self._episode is not None:
                 self._waiters.append(ended)
                 if not self._episode.ending:
-                    self._episode.ending = True
+                    self._episode.ending, self._reason = True, reason
                     self._episode.end_by = self._now() + self._settings.settle_timeout
             elif self._settling is not None:
                 self._settling.waiting.append(ended)
@@ -165,20 +167,25 @@ class PolicyLoop:
         return ended
 
     def status(self) -> LoopStatus:
-        """Health of the loop right now."""
-        # Outside the lock: quantiles take longer than a tick may wait.
+        """Health of the loop right now. Asked without the lock: a tick that hangs is what it must tell of."""
         p50, p99 = (1e3 * self._latencies.quantile(level) for level in (0.5, 0.99))
-        with self._lock:
-            return LoopStatus(
-                state="error" if self._failure else self._outcome,
-                model_version=self._model.version if self._model else "",
-                staged_version=self._staged.version if self._staged else "",
-                ticks=self._ticks,
-                missed=self._missed,
-                rate_hz=self._starts.rate(self._now()),
-                latency_p50=p50,
-                latency_p99=p99,
-            )
+        model, staged, busy = self._model, self._staged, self._lock.held()
+        failure = f"a tick has been going on for {busy:.1f} s" if busy > self._lock.patience else self._failure
+        return LoopStatus(
+            state="error" if failure else self._outcome,
+            model_version=model.version if model else "",
+            staged_version=staged.version if staged else "",
+            ticks=self._ticks,
+            missed=self._missed,
+            rate_hz=self._starts.rate(self._now()),
+            latency_p50=p50,
+            latency_p99=p99,
+            reason=str(failure or self._reason),
+        )
+
+    def busy(self) -> float:
+        """How long the tick under way has taken so far [s]; 0 between ticks."""
+        return self._lock.held()
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

@@ -82,6 +82,7 @@ class LoopStatus(NamedTuple):
     rate_hz: float
     latency_p50: float
     latency_p99: float
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class LoopSettings:
         settle_timeout: in lockstep, longest wait for the plant's answer to the last command [s].
         resend_after: in lockstep, an action is sent again when the plant has not moved on for so long [s]; it was
             lost, or whoever should pass it on has died and come back.
+        hang_timeout: a tick that takes longer hangs [s].
     """
 
     rate_hz: float = 12.5
@@ -104,6 +106,7 @@ class LoopSettings:
     state_timeout: float = 0.2
     settle_timeout: float = 0.5
     resend_after: float = 5.0
+    hang_timeout: float = 2.0
 
 
 class Window:
