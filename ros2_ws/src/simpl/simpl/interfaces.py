@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -126,6 +127,7 @@ MODEL_UPDATE = _topic("model_update", ModelUpdate, STATUS)
 EPISODE_STATE = _topic("episode/state", EpisodeState, STATUS)
 EPISODE_RESULT = _topic("episode/result", EpisodeResult, LOG)
 LEARNER_STATUS = _topic("learner/status", LearnerStatus, STATUS)
+DIAGNOSTICS = _topic("/diagnostics", DiagnosticArray, _qos(10))
 
 TOPICS = (
     JOINT_STATES,
@@ -141,6 +143,7 @@ TOPICS = (
     EPISODE_STATE,
     EPISODE_RESULT,
     LEARNER_STATUS,
+    DIAGNOSTICS,
 )
 
 BEGIN_EPISODE = Service("policy/begin_episode", BeginEpisode)
@@ -151,6 +154,7 @@ GUARD_RESET = Service("guard/reset", Trigger)
 SCENE_RESET = Service("scene/reset", ResetScene)
 EPISODE_STOP = Service("episode/stop", Trigger)
 MODEL_ROLLBACK = Service("model/rollback", Trigger)
+ARM_RECOVER = Service("franka_fci/recover", Trigger)
 
 SERVICES = (
     BEGIN_EPISODE,
@@ -161,4 +165,5 @@ SERVICES = (
     SCENE_RESET,
     EPISODE_STOP,
     MODEL_ROLLBACK,
+    ARM_RECOVER,
 )
