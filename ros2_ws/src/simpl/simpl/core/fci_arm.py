@@ -151,7 +151,8 @@ class FciArm:
             wanted, position = velocity[index], self._position[index]
             if abs(wanted) > self._velocity[index]:
                 return f"{joint.name}: {wanted:.4f} {joint.unit}/s is beyond the profile's {joint.velocity}"
-            if (wanted > 0.0 and position >= self._highest[index]) or (wanted < 0.0 and position <= self._lowest[index]):
+            end = self._highest[index] if wanted > 0.0 else self._lowest[index]
+            if wanted and (position - end) * wanted >= 0.0:
                 return f"{joint.name} is at {position:.4f} {joint.unit}, its end, and was to go on"
         return ""
 

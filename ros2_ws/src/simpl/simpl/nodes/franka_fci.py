@@ -37,7 +37,11 @@ class FrankaFciNode(Node):
             raise ConfigError("parameter 'robot_ip' is empty; it is the address of the arm's control unit")
         realtime = declare(self, "realtime", True, "insist on real-time priority, which a real arm needs")
         hold = declare(
-            self, "hold", 0.1, "a velocity without a successor lasts so long, then the arm brakes [s]", between=(0.02, 0.5)
+            self,
+            "hold",
+            0.1,
+            "a velocity without a successor lasts so long, then the arm brakes [s]",
+            between=(0.02, 0.5),
         )
         rate = declare(self, "state_rate", 200.0, "joint states a second [Hz]", between=(10.0, 1000.0))
         self._names = profile.joint_names
@@ -86,7 +90,9 @@ class FrankaFciNode(Node):
         if arm.condition is Condition.READY:
             self.get_logger().info("the arm is ready again")
         else:
-            self.get_logger().error(f"the arm: {arm.condition.value}: {arm.reason}; service {interfaces.ARM_RECOVER.name}")
+            self.get_logger().error(
+                f"the arm: {arm.condition.value}: {arm.reason}; service {interfaces.ARM_RECOVER.name}"
+            )
         self._diagnose()
 
     def _diagnose(self) -> None:
