@@ -64,7 +64,11 @@ def test_joints_in_another_order_and_more_of_them_fit():
     ("topic", "endpoint", "words"),
     [
         (JOINTS, Endpoint(), "nobody publishes franka/joint_states"),
-        (JOINTS, Endpoint(("std_msgs/msg/String",), ("/a",)), "is a std_msgs/msg/String, wanted sensor_msgs/msg/JointState"),
+        (
+            JOINTS,
+            Endpoint(("std_msgs/msg/String",), ("/a",)),
+            "is a std_msgs/msg/String, wanted sensor_msgs/msg/JointState",
+        ),
         (JOINTS, Endpoint(STATE, ("/a", "/b")), "has 2 publishers: /a, /b -> leave one"),
         (OBJECTS, Endpoint(), "nobody publishes object_states"),
         (COMMANDS, Endpoint(VELOCITIES, ("/guard",)), "--activate joint_group_velocity_controller"),
@@ -116,8 +120,13 @@ def test_a_slow_driver_and_a_joint_in_the_margin_are_worth_a_look():
 
 def test_simulated_time_has_no_age():
     assert "old" in wrong(robot(messages={JOINTS: messages(PROFILE.joint_names, PROFILE.home, age=9.0)}))
-    late = {topic: messages(names, places, age=9.0) for topic, names, places in (
-        (JOINTS, PROFILE.joint_names, PROFILE.home), (OBJECTS, PROFILE.objects, (0.1, 0.2)))}
+    late = {
+        topic: messages(names, places, age=9.0)
+        for topic, names, places in (
+            (JOINTS, PROFILE.joint_names, PROFILE.home),
+            (OBJECTS, PROFILE.objects, (0.1, 0.2)),
+        )
+    }
     assert not wrong(robot(messages=late, simulated_time=True))
 
 
@@ -179,6 +188,7 @@ def simpl_robot_check(rig, profile: str) -> tuple[int, str]:
 
 def test_the_simulated_arm_is_as_its_profile_says_and_not_as_anothers(rig):
     from ros_rig import wait_for
+
     from simpl import interfaces as topics
 
     states = rig.listen(topics.JOINT_STATES)

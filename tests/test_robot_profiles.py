@@ -197,7 +197,10 @@ def test_the_shipped_fr3_brakes_below_the_arms_curve():
 
 
 def test_a_model_may_call_things_otherwise():
-    changed = document("franka_fr3") | {"objects": ["cup_x"], "model_names": {"fr3_joint1": "panda_joint1", "cup_x": "x"}}
+    changed = document("franka_fr3") | {
+        "objects": ["cup_x"],
+        "model_names": {"fr3_joint1": "panda_joint1", "cup_x": "x"},
+    }
     profile = parse_profile(changed, "test")
     assert profile.joint_names[:2] == ("fr3_joint1", "fr3_joint2")
     assert profile.model_joint_names[:2] == ("panda_joint1", "fr3_joint2")
@@ -227,6 +230,4 @@ def test_numbers_are_the_documents_own():
     np.testing.assert_array_equal(profile.velocity_limits(), [joint["velocity"] for joint in original["joints"]])
     assert np.isinf(profile.jerk_limits()).all()
     assert profile.home == tuple(original["home"])
-    np.testing.assert_array_equal(
-        load_profile(Path(find_profile("franka_fr3"))).jerk_limits(), np.full(7, 1000.0)
-    )
+    np.testing.assert_array_equal(load_profile(Path(find_profile("franka_fr3"))).jerk_limits(), np.full(7, 1000.0))

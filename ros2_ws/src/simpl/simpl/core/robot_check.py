@@ -155,10 +155,12 @@ def _prefix_hint(wanted: Sequence[str], found: Sequence[str]) -> str:
 def _fresh(topic: str, messages: Sequence[StateMessage], simulated: bool) -> Iterator[Finding]:
     stamps = np.array([message.stamp for message in messages], dtype=np.int64)
     if not stamps.all():
-        yield Finding(ERROR, f"{topic}: stamps are zero", "the driver must stamp each state with the time it measured it")
+        yield Finding(
+            ERROR, f"{topic}: stamps are zero", "the driver must stamp each state with the time of its measurement"
+        )
         return
     if (np.diff(stamps) <= 0).any():
-        yield Finding(ERROR, f"{topic}: stamps stand still or go back", "two senders, or a driver that repeats old states")
+        yield Finding(ERROR, f"{topic}: stamps stand still or go back", "two senders, or a driver that repeats states")
         return
     if simulated:
         yield Finding(OK, f"{topic}: stamps increase (simulated time)")
@@ -185,7 +187,7 @@ def _rate(profile: RobotProfile, topic: str, messages: Sequence[StateMessage]) -
     wanted = profile.state_rate_hz or profile.control_rate_hz
     if rate < profile.control_rate_hz * (1.0 - _RATE_TOLERANCE):
         text = f"{topic}: {rate:.1f} Hz, slower than the control rate of {profile.control_rate_hz} Hz"
-        yield Finding(ERROR, text, "publish joint states faster, or lower control_rate_hz (and export the model for it)")
+        yield Finding(ERROR, text, "publish joint states faster, or lower control_rate_hz and the model's rate")
     elif rate < wanted * (1.0 - _RATE_TOLERANCE):
         text = f"{topic}: {rate:.1f} Hz, the profile says {wanted} Hz"
         yield Finding(WARNING, text, "correct state_rate_hz, or find out who slows the driver (or this reader) down")
@@ -205,7 +207,7 @@ def _places(profile: RobotProfile, positions: Mapping[str, float]) -> Iterator[F
     if beyond:
         what = ", ".join(f"{name} at {positions[name]:.3f} {limits[name].unit}" for name in beyond)
         degrees = not outside(math.pi / 180.0)
-        remedy = "these read like degrees: the driver must publish radians (REP 103)" if degrees else "correct the limits"
+        remedy = "these read like degrees: publish radians (REP 103)" if degrees else "correct the limits"
         yield Finding(ERROR, f"outside the profile's limits: {what}", remedy)
         return
     low, high = profile.position_bounds()
