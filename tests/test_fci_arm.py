@@ -85,8 +85,9 @@ def test_nothing_moves_before_zeros_have_come(lab):
     assert lab.arm.streamed == []  # an arm at rest is not told to rest
     assert lab.driver.command(SLOW) == ""
     assert lab.driver.command(ZEROS) == ""
+    assert lab.driver.command(ZEROS) == ""  # braking is not begun anew by every further zero
     np.testing.assert_array_equal(lab.arm.streamed, [SLOW, ZEROS])
-    assert (lab.driver.commands, lab.driver.dropped) == (4, 1)
+    assert (lab.driver.commands, lab.driver.dropped) == (5, 1)
 
 
 @pytest.mark.parametrize(

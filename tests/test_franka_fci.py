@@ -33,7 +33,8 @@ from simpl.core.profile_files import find_profile
 pytestmark = pytest.mark.slow
 PROFILE = load_profile(find_profile("franka_fr3"))
 PATIENCE = 240.0
-STANDS = 0.02  # the simulated servo trembles by less [rad/s]
+STANDS = 0.15  # the simulated servo trembles by half as much when it should stand [rad/s]
+DRIFT = 0.01  # and stays within this [rad]
 NOTHING = np.zeros(0, np.float32)
 
 
@@ -68,6 +69,12 @@ class Lab:
 
     def stands(self) -> bool:
         return bool(np.abs(self.velocity()).max() < STANDS)
+
+    def stays(self) -> bool:
+        """Whether it is where it was after twenty more states."""
+        before, seen = np.array(self.states[-1].position), len(self.states)
+        wait_for(lambda: len(self.states) > seen + 20, PATIENCE)
+        return self.stands() and bool(np.abs(self.states[-1].position - before).max() < DRIFT)
 
     def level(self) -> bytes:
         return self.diagnoses[-1].status[0].level if self.diagnoses else DiagnosticStatus.STALE
@@ -147,35 +154,32 @@ def test_a_franka_arm_moves_obeys_stops_and_recovers(lab: Lab, policy: Policy) -
     wait_for(lambda: lab.velocity()[6] < -0.3, PATIENCE)
     limit = PROFILE.joints[6].velocity
     assert all(abs(command.data[6]) <= limit + 1e-12 for command in lab.commands)
-    assert np.abs(np.delete(lab.velocity(), 6)).max() < 0.1
+    assert np.abs(np.delete(lab.velocity(), 6)).max() < STANDS
 
-    # Silence of the policy: the guard's zeros bring it to a stand.
+    # The guard stops it: zeros bring it to a stand.
     policy.velocity = None
     lab.rig.call(topics.GUARD_ESTOP)
     wait_for(lab.stands, PATIENCE)
+    assert lab.stays()
     assert lab.rig.call(topics.GUARD_RESET).success
 
     # A reflex in mid motion: the driver says so, drops what comes, and states go on.
     policy.begin(turning(6, 0.5))
-    wait_for(lambda: lab.velocity()[6] > 0.2, PATIENCE)
+    wait_for(lambda: lab.velocity()[6] > 0.35, PATIENCE)
     lab.arm.send_signal(signal.SIGUSR1)
     wait_for(lambda: lab.level() == DiagnosticStatus.ERROR, PATIENCE)
     assert "reflex" in lab.diagnoses[-1].status[0].message
     wait_for(lab.stands, PATIENCE)
-    seen = len(lab.states)
-    wait_for(lambda: len(lab.states) > seen + 20, PATIENCE)
-    assert lab.stands()
+    assert lab.stays()
 
     # Recovery alone sets nothing in motion; zeros do not either; the next episode does.
     assert lab.rig.call(topics.ARM_RECOVER).success
-    seen = len(lab.states)
-    wait_for(lambda: len(lab.states) > seen + 20, PATIENCE)
-    assert lab.stands() and lab.level() == DiagnosticStatus.OK
+    assert lab.stays() and lab.level() == DiagnosticStatus.OK
     policy.velocity = None
     lab.rig.call(topics.GUARD_ESTOP)
     assert lab.rig.call(topics.GUARD_RESET).success
     policy.begin(turning(6, 0.5))
-    wait_for(lambda: lab.velocity()[6] > 0.2, PATIENCE)
+    wait_for(lambda: lab.velocity()[6] > 0.35, PATIENCE)
 
     # The arm loses power: states end. With power again and after recovery it stands and answers.
     policy.velocity = None

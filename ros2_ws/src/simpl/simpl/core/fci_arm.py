@@ -85,6 +85,7 @@ class FciArm:
         self._connection = connect()
         self._position: FloatArray | None = None
         self._armed = False
+        self._told_to_stop = True
         self.condition = Condition.READY
         self.reason = ""
         self.commands = 0
@@ -99,8 +100,10 @@ class FciArm:
             self.dropped += 1
             return problem
         self._armed = self._armed or not velocity.any()
-        # Zeros to an arm at rest would begin a motion of nothing, and release and set its brakes.
-        if velocity.any() or self._attempt(self._connection.moving):
+        # Zeros to an arm at rest would begin a motion of nothing, and release and set its brakes; zeros to one that
+        # brakes already would plan its braking anew, and later.
+        if velocity.any() or not self._told_to_stop:
+            self._told_to_stop = not velocity.any()
             self._attempt(lambda: self._connection.stream(velocity))
         return ""
 
@@ -125,7 +128,7 @@ class FciArm:
         except SimplError as error:
             self._note(error)
             return self.reason
-        self.condition, self.reason, self._armed = Condition.READY, "", False
+        self.condition, self.reason, self._armed, self._told_to_stop = Condition.READY, "", False, True
         return ""
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from simpl.core.profile_parts import (
     read_topics,
     read_workspace,
 )
+from simpl_core.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
 
@@ -176,7 +177,6 @@ def parse_profile(document: Any, source: str, folder: Path | None = None) -> Rob
     values = reader.mapping(document, "", _PROFILE_KEYS, _OPTIONAL_KEYS)
     items = enumerate(reader.items(values["joints"], "joints"), 1)
     joints = tuple(_joint(reader, item, f"joint {number}") for number, item in items)
-    sheet = values.get("datasheet")
     profile = RobotProfile(
         name=reader.text(values["name"], "name"),
         description=reader.text(values["description"], "description"),
@@ -191,7 +191,7 @@ def parse_profile(document: Any, source: str, folder: Path | None = None) -> Rob
         home=None if values.get("home") is None else reader.numbers(values["home"], "home", len(joints)),
         kinematics=read_kinematics(reader, values.get("kinematics")),
         workspace=read_workspace(reader, values.get("workspace")),
-        datasheet=None if sheet is None else load_datasheet(find_datasheet(str(sheet), folder)),
+        datasheet=_datasheet(reader, values.get("datasheet"), folder),
     )
     _check_whole(profile, reader)
     reader.finish()
@@ -249,6 +249,16 @@ def _joint(reader: DocumentReader, item: Any, where: str) -> JointLimits:
     if joint.unit and (joint.velocity > fastest or max(map(abs, joint.position or (0.0,))) > furthest):
         reader.note(where, f"no arm goes that far or fast; position is in {joint.unit}, velocity in {joint.unit}/s")
     return joint
+
+
+def _datasheet(reader: DocumentReader, value: Any, folder: Path | None) -> Datasheet | None:
+    if value is None:
+        return None
+    try:
+        return load_datasheet(find_datasheet(str(value), folder))
+    except ConfigError as error:
+        reader.note("datasheet", str(error))
+        return None
 
 
 def _model_names(reader: DocumentReader, value: Any) -> dict[str, str]:
