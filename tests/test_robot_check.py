@@ -150,7 +150,13 @@ def test_list_and_show_print_what_the_profiles_say():
     assert status == 0 and all(name in text for name in ("franka_fr3", "iiwa14", "kinova_gen3", "mujoco_kitchen"))
     status, text = printed("show", "franka_fr3")
     assert status == 0
-    for words in ("-2.644 to 2.644 rad", "1 (38 %)", "franka/joint_states, 1000 Hz", "Franka Control Interface"):
+    for words in (
+        "-2.644 to 2.644 rad",
+        "1 (38 %)",
+        "franka/joint_states, 1000 Hz",
+        "0.15..0.75 x",
+        "Franka Control Interface",
+    ):
         assert words in text
 
 

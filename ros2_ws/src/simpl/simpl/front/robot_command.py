@@ -71,6 +71,9 @@ def _show(profile: RobotProfile, console: Console) -> int:
     console.print(f"  object states  {profile.topics.object_states if profile.objects else 'none'}", highlight=False)
     command = f"{profile.command.topic}, {profile.command.interface}, {profile.control_rate_hz:g} Hz"
     console.print(f"  commands       {command}", highlight=False)
+    box = profile.workspace
+    walls = " x ".join(f"{low:g}..{high:g}" for low, high in zip(box.low, box.high, strict=True)) if box else "no"
+    console.print(f"  workspace      {walls}{' m' if box else ' limit'}", highlight=False)
     table = Table("joint", "position", "velocity", "acceleration", "jerk", "home", box=None)
     low, high = profile.position_bounds()
     for index, joint in enumerate(profile.joints):
