@@ -24,16 +24,13 @@ class PretendArm:
         self.fault: SimplError | None = None
         self.recoveries = 0
         self.closed = False
-        self.under_way = False
 
     def stream(self, velocity: np.ndarray) -> None:
         self._fail()
         self.streamed.append(velocity)
-        self.under_way = True
 
-    def moving(self) -> bool:
+    def check(self) -> None:
         self._fail()
-        return self.under_way
 
     def read(self) -> Reading:
         if isinstance(self.fault, ArmLostError):

@@ -26,6 +26,8 @@ from ros_rig import Log, RosRig, wait_for
 
 from simpl import interfaces as topics
 from simpl.conversions import to_policy_action
+from simpl.core.fci_arm import FciArm
+from simpl.core.franky_connection import FrankyConnection
 from simpl.core.policy_types import PolicyTick
 from simpl.core.profile import load_profile
 from simpl.core.profile_files import find_profile
@@ -38,12 +40,20 @@ DRIFT = 0.01  # and stays within this [rad]
 NOTHING = np.zeros(0, np.float32)
 
 
+def power_on() -> subprocess.Popen[str]:
+    """The arm, when it takes connections."""
+    script = str(Path(__file__).with_name("franky_arm.py"))
+    arm = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert arm.stdout is not None and arm.stdout.readline() == "ready\n"
+    return arm
+
+
 class Lab:
     """A simulated FR3, the driver, and a guard."""
 
     def __init__(self, rig: RosRig) -> None:
         self.rig = rig
-        self.arm = self.power_on()
+        self.arm = power_on()
         self.states = rig.listen(topics.JOINT_STATES)
         self.commands = rig.listen(topics.COMMANDS)
         self.diagnoses = rig.listen(topics.DIAGNOSTICS)
@@ -53,13 +63,6 @@ class Lab:
         self.rig.start("franka_fci", robot_ip="127.0.0.1", realtime=False, hold=0.5)
         self.rig.start("guard", profile="franka_fr3", action_timeout=10.0, state_timeout=10.0)
         wait_for(lambda: len(self.states) > 5 and len(self.commands) > 0, PATIENCE)
-
-    def power_on(self) -> subprocess.Popen[str]:
-        """The arm, when it takes connections."""
-        script = str(Path(__file__).with_name("franky_arm.py"))
-        arm = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-        assert arm.stdout is not None and arm.stdout.readline() == "ready\n"
-        return arm
 
     def velocity(self) -> np.ndarray:
         """As the arm last said."""
@@ -189,7 +192,7 @@ def test_a_franka_arm_moves_obeys_stops_and_recovers(lab: Lab, policy: Policy) -
     newest(lab.states)
     assert not lab.rig.call(topics.ARM_RECOVER).success
     assert not lab.states
-    lab.arm = lab.power_on()
+    lab.arm = power_on()
     assert lab.rig.call(topics.ARM_RECOVER).success
     wait_for(lambda: len(lab.states) > 5, PATIENCE)
     assert lab.stands()
@@ -197,6 +200,28 @@ def test_a_franka_arm_moves_obeys_stops_and_recovers(lab: Lab, policy: Policy) -
     status, output = lab.rig.finish("franka_fci")
     assert status == 0, output
     assert "command dropped" in output
+
+
+def test_the_end_of_a_session_brakes_an_arm_in_motion() -> None:
+    arm = power_on()
+    try:
+        driver = FciArm(lambda: FrankyConnection("127.0.0.1", realtime=False, hold=0.5), PROFILE)
+        robot = driver._connection._robot  # what the arm was told last, which no joint state says
+        driver.read()
+        driver.command(np.zeros(7))
+
+        def fast() -> bool:
+            assert driver.command(turning(6, 1.0)) == ""
+            return bool(robot.state.dq_d[6] > 0.9)
+
+        wait_for(fast, PATIENCE)
+        driver.close()
+        # Over when `close` is, not when the held velocity would be; the servo trembles as ever.
+        assert not robot.is_in_control
+        assert abs(robot.state.dq_d[6]) < 0.4
+    finally:
+        arm.kill()
+        arm.wait()
 
 
 def test_without_an_arm_the_driver_says_where_it_looked(rig) -> None:

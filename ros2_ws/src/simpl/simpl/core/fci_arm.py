@@ -44,8 +44,8 @@ class Connection(Protocol):
     def stream(self, velocity: FloatArray) -> None:
         """Go on at this velocity (A,) [rad/s], for a short while."""
 
-    def moving(self) -> bool:
-        """Whether a motion is under way; raises what ended the last one."""
+    def check(self) -> None:
+        """Raises what stopped the motion under way, if anything has."""
 
     def read(self) -> Reading:
         """The newest state."""
@@ -110,7 +110,7 @@ class FciArm:
     def read(self) -> Reading | None:
         """The newest state; None when the arm does not say."""
         if self.condition is Condition.READY:
-            self._attempt(self._connection.moving)
+            self._attempt(self._connection.check)
         if self.condition is Condition.LOST:
             return None
         reading = self._attempt(self._connection.read)

@@ -46,10 +46,10 @@ class FrankyConnection:
         with self._named():
             self._robot.move(self._franky.JointVelocityMotion(velocity, self._hold), asynchronous=True)
 
-    def moving(self) -> bool:
-        """Whether a motion is under way; raises what ended the last one."""
+    def check(self) -> None:
+        """Raises what stopped the motion under way, if anything has."""
         with self._named():
-            return bool(self._robot.poll_motion())
+            self._robot.poll_motion()  # what it returns is whether the motion is over, whatever its documentation says
 
     def read(self) -> Reading:
         """The newest state."""
@@ -66,7 +66,7 @@ class FrankyConnection:
     def close(self) -> None:
         """Brake to a stop."""
         with self._named():
-            if self._robot.poll_motion():
+            if self._robot.is_in_control:
                 self._robot.move(self._franky.JointVelocityStopMotion(), asynchronous=True)
                 self._robot.join_motion(_BRAKING)
 
