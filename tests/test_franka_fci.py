@@ -59,10 +59,10 @@ class Lab:
         self.diagnoses = rig.listen(topics.DIAGNOSTICS)
 
     def begin(self) -> None:
-        """Driver and guard, until both are heard."""
+        """Driver and guard, until both are heard and the driver has heard the guard's zeros, which arm it."""
         self.rig.start("franka_fci", robot_ip="127.0.0.1", realtime=False, hold=0.5)
         self.rig.start("guard", profile="franka_fr3", action_timeout=10.0, state_timeout=10.0)
-        wait_for(lambda: len(self.states) > 5 and len(self.commands) > 0, PATIENCE)
+        wait_for(lambda: len(self.states) > 5 and len(self.commands) > 0 and self.count("commands") > 0, PATIENCE)
 
     def velocity(self) -> np.ndarray:
         """As the arm last said."""
@@ -78,6 +78,11 @@ class Lab:
         before, seen = np.array(self.states[-1].position), len(self.states)
         wait_for(lambda: len(self.states) > seen + 20, PATIENCE)
         return self.stands() and bool(np.abs(self.states[-1].position - before).max() < DRIFT)
+
+    def count(self, what: str) -> int:
+        """As the driver last said."""
+        values = self.diagnoses[-1].status[0].values if self.diagnoses else []
+        return sum(int(value.value) for value in values if value.key == what)
 
     def level(self) -> bytes:
         return self.diagnoses[-1].status[0].level if self.diagnoses else DiagnosticStatus.STALE
@@ -175,12 +180,14 @@ def test_a_franka_arm_moves_obeys_stops_and_recovers(lab: Lab, policy: Policy) -
     wait_for(lab.stands, PATIENCE)
     assert lab.stays()
 
-    # Recovery alone sets nothing in motion; zeros do not either; the next episode does.
+    # Recovery alone sets nothing in motion, whatever still comes; zeros do not either; the next episode does.
     assert lab.rig.call(topics.ARM_RECOVER).success
     assert lab.stays() and lab.level() == DiagnosticStatus.OK
     policy.velocity = None
     lab.rig.call(topics.GUARD_ESTOP)
     assert lab.rig.call(topics.GUARD_RESET).success
+    seen = lab.count("commands")
+    wait_for(lambda: lab.count("commands") > seen + 10, PATIENCE)  # the guard repeats its zeros: they have come
     policy.begin(turning(6, 0.5))
     wait_for(lambda: lab.velocity()[6] > 0.35, PATIENCE)
 
