@@ -26,7 +26,7 @@ from ros_rig import Log, RosRig, wait_for
 
 from simpl import interfaces as topics
 from simpl.conversions import to_policy_action
-from simpl.core.fci_arm import FciArm
+from simpl.core.fci_arm import Condition, FciArm
 from simpl.core.franky_connection import FrankyConnection
 from simpl.core.policy_types import PolicyTick
 from simpl.core.profile import load_profile
@@ -212,7 +212,7 @@ def test_a_franka_arm_moves_obeys_stops_and_recovers(lab: Lab, policy: Policy) -
 def test_the_end_of_a_session_brakes_an_arm_in_motion() -> None:
     arm = power_on()
     try:
-        driver = FciArm(lambda: FrankyConnection("127.0.0.1", realtime=False, hold=0.5), PROFILE)
+        driver = FciArm(lambda: FrankyConnection("127.0.0.1", realtime=False, hold=600.0), PROFILE)
         robot = driver._connection._robot  # what the arm was told last, which no joint state says
         driver.read()
         driver.command(np.zeros(7))
@@ -223,8 +223,9 @@ def test_the_end_of_a_session_brakes_an_arm_in_motion() -> None:
 
         wait_for(fast, PATIENCE)
         driver.close()
-        # Over when `close` is, not when the held velocity would be; the servo trembles as ever.
-        assert not robot.is_in_control
+        # Left alone it would go on for ten minutes.
+        wait_for(lambda: not robot.is_in_control, PATIENCE)
+        assert driver.condition is Condition.READY
         assert abs(robot.state.dq_d[6]) < 0.4
     finally:
         arm.kill()
