@@ -182,8 +182,8 @@ def test_tables_are_whole() -> None:
     assert {id(entry) for entry in named} == {id(entry) for entry in (*interfaces.TOPICS, *interfaces.SERVICES)}
     names = [entry.name for entry in named]
     assert len(set(names)) == len(names)
-    # Relative, so that a namespace holds the whole graph; the clock is the one thing all graphs share.
-    assert [name for name in names if name.startswith("/")] == ["/clock"]
+    # Relative, so that a namespace holds the whole graph; time and health are what all graphs share.
+    assert [name for name in names if name.startswith("/")] == ["/clock", "/diagnostics"]
 
 
 def test_discovery_stays_on_this_machine_unless_asked() -> None:

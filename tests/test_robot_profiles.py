@@ -146,11 +146,27 @@ def test_every_problem_is_listed_at_once():
         ("kinematics", None, "workspace: needs kinematics"),
         ("datasheet", "r2d2", "there is no data sheet 'r2d2'; there are: franka_fr3, iiwa14, kinova_gen3"),
         ("control_rate_hz", "1e2", "write 1.0e+3"),
+        ("kinematics", {"joints": [{"xyz": [0, 0, 0], "rpy": [0, 0, 0], "axis": [0, 0, 1]}] * 8}, "has 8 joints"),
         ("position_margin", 0.02, "is faster than the arm allows there; raise position_margin"),
     ],
 )
 def test_what_does_not_fit_together_is_named(key, value, words):
     refused(document("franka_fr3") | {key: value}, words)
+
+
+def test_a_value_that_is_there_twice_is_refused(tmp_path):
+    text = find_profile("franka_fr3").read_text()
+    (tmp_path / "twice.yaml").write_text(text.replace("velocity: 1.0,", "velocity: 1.0, velocity: 2.0,", 1))
+    with pytest.raises(ConfigError, match="key 'velocity' is there twice"):
+        load_profile(tmp_path / "twice.yaml")
+
+
+def test_a_jerk_limit_needs_an_acceleration_limit_and_kinematics_turning_joints():
+    changed = document("mujoco_kitchen")
+    changed["joints"][0]["jerk"] = 10.0
+    frame = {"xyz": [0, 0, 0], "rpy": [0, 0, 0], "axis": [0, 0, 1]}
+    changed["kinematics"] = {"joints": [frame] * 9}
+    refused(changed, "there is no acceleration limit for it", "turning joints only; panda_finger_joint1 is in m")
 
 
 def test_a_data_sheet_beside_the_profile_is_found_and_checked(tmp_path):
@@ -197,7 +213,10 @@ def test_the_shipped_fr3_brakes_below_the_arms_curve():
 
 
 def test_a_model_may_call_things_otherwise():
-    changed = document("franka_fr3") | {"objects": ["cup_x"], "model_names": {"fr3_joint1": "panda_joint1", "cup_x": "x"}}
+    changed = document("franka_fr3") | {
+        "objects": ["cup_x"],
+        "model_names": {"fr3_joint1": "panda_joint1", "cup_x": "x"},
+    }
     profile = parse_profile(changed, "test")
     assert profile.joint_names[:2] == ("fr3_joint1", "fr3_joint2")
     assert profile.model_joint_names[:2] == ("panda_joint1", "fr3_joint2")
@@ -227,6 +246,4 @@ def test_numbers_are_the_documents_own():
     np.testing.assert_array_equal(profile.velocity_limits(), [joint["velocity"] for joint in original["joints"]])
     assert np.isinf(profile.jerk_limits()).all()
     assert profile.home == tuple(original["home"])
-    np.testing.assert_array_equal(
-        load_profile(Path(find_profile("franka_fr3"))).jerk_limits(), np.full(7, 1000.0)
-    )
+    np.testing.assert_array_equal(load_profile(Path(find_profile("franka_fr3"))).jerk_limits(), np.full(7, 1000.0))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -129,6 +130,7 @@ MODEL_UPDATE = _topic("model_update", ModelUpdate, STATUS)
 EPISODE_STATE = _topic("episode/state", EpisodeState, STATUS)
 EPISODE_RESULT = _topic("episode/result", EpisodeResult, LOG)
 LEARNER_STATUS = _topic("learner/status", LearnerStatus, STATUS)
+DIAGNOSTICS = _topic("/diagnostics", DiagnosticArray, _qos(10))
 
 TOPICS = (
     JOINT_STATES,
@@ -145,6 +147,7 @@ TOPICS = (
     EPISODE_STATE,
     EPISODE_RESULT,
     LEARNER_STATUS,
+    DIAGNOSTICS,
 )
 
 BEGIN_EPISODE = Service("policy/begin_episode", BeginEpisode)
@@ -157,6 +160,7 @@ GUARD_RESUME = Service("guard/resume", Trigger)
 SCENE_RESET = Service("scene/reset", ResetScene)
 EPISODE_STOP = Service("episode/stop", Trigger)
 MODEL_ROLLBACK = Service("model/rollback", Trigger)
+ARM_RECOVER = Service("franka_fci/recover", Trigger)
 
 SERVICES = (
     BEGIN_EPISODE,
@@ -169,4 +173,5 @@ SERVICES = (
     SCENE_RESET,
     EPISODE_STOP,
     MODEL_ROLLBACK,
+    ARM_RECOVER,
 )

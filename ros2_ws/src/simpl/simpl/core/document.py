@@ -15,6 +15,17 @@ MISSING: Any = object()
 """In place of a value whose key is missing: that has been said already."""
 
 
+class _OneValuePerKey(yaml.SafeLoader):
+    """YAML takes the last of two values for one key without a word; of two limits that may be the wrong one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.YAMLError(f"key {twice[0]!r} is there twice, {str(node.start_mark).strip()}")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """What is in a YAML file.
 
@@ -26,7 +37,7 @@ def read_yaml(path: Path, what: str) -> Any:
         ConfigError: the file is missing or is not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _OneValuePerKey)  # a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{what} {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:

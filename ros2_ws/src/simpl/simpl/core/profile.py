@@ -28,6 +28,7 @@ from simpl.core.profile_parts import (
     read_topics,
     read_workspace,
 )
+from simpl_core.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
 
@@ -36,6 +37,8 @@ _PROFILE_KEYS = frozenset({"name", "description", "control_rate_hz", "position_m
 _OPTIONAL_KEYS = frozenset(
     {"datasheet", "state_rate_hz", "command", "topics", "model_names", "home", "kinematics", "workspace"}
 )
+
+
 @dataclass(frozen=True)
 class JointLimits:
     """Limits of one joint; the unit of length is `unit`.
@@ -85,8 +88,8 @@ class RobotProfile:
     joints: tuple[JointLimits, ...]
     objects: tuple[str, ...]
     model_names: Mapping[str, str] = field(default_factory=dict)
-    command: CommandInterface = CommandInterface()
-    topics: StateTopics = StateTopics()
+    command: CommandInterface = field(default_factory=CommandInterface)
+    topics: StateTopics = field(default_factory=StateTopics)
     state_rate_hz: float | None = None
     home: tuple[float, ...] | None = None
     kinematics: Kinematics | None = None
@@ -174,7 +177,6 @@ def parse_profile(document: Any, source: str, folder: Path | None = None) -> Rob
     values = reader.mapping(document, "", _PROFILE_KEYS, _OPTIONAL_KEYS)
     items = enumerate(reader.items(values["joints"], "joints"), 1)
     joints = tuple(_joint(reader, item, f"joint {number}") for number, item in items)
-    sheet = values.get("datasheet")
     profile = RobotProfile(
         name=reader.text(values["name"], "name"),
         description=reader.text(values["description"], "description"),
@@ -189,7 +191,7 @@ def parse_profile(document: Any, source: str, folder: Path | None = None) -> Rob
         home=None if values.get("home") is None else reader.numbers(values["home"], "home", len(joints)),
         kinematics=read_kinematics(reader, values.get("kinematics")),
         workspace=read_workspace(reader, values.get("workspace")),
-        datasheet=None if sheet is None else load_datasheet(find_datasheet(str(sheet), folder)),
+        datasheet=_datasheet(reader, values.get("datasheet"), folder),
     )
     _check_whole(profile, reader)
     reader.finish()
@@ -214,8 +216,13 @@ def _check_whole(profile: RobotProfile, reader: DocumentReader) -> None:
             reader.note(f"joint {joint.name}", f"position {joint.position} leaves no room with a margin of {margin}")
         if profile.home and (profile.home[index] < low[index] or profile.home[index] > high[index]):
             reader.note("home", f"{profile.home[index]} is out of bounds for {joint.name}, margin included")
-    if profile.kinematics and len(profile.kinematics.joints) > len(profile.joints):
-        reader.note("kinematics", f"has {len(profile.kinematics.joints)} joints, the arm {len(profile.joints)}")
+    if profile.kinematics:
+        turning = profile.joints[: len(profile.kinematics.joints)]
+        if len(turning) < len(profile.kinematics.joints):
+            reader.note("kinematics", f"has {len(profile.kinematics.joints)} joints, the arm {len(turning)}")
+        for joint in turning:
+            if joint.unit == "m":
+                reader.note("kinematics", f"knows turning joints only; {joint.name} is in m")
     if profile.workspace and not profile.kinematics:
         reader.note("workspace", "needs kinematics, which say where the tool is")
     if profile.state_rate_hz is not None and profile.state_rate_hz < profile.control_rate_hz:
@@ -236,10 +243,22 @@ def _joint(reader: DocumentReader, item: Any, where: str) -> JointLimits:
         acceleration=reader.optional_number(values["acceleration"], f"{where}: acceleration", above=0.0),
         jerk=reader.optional_number(values.get("jerk"), f"{where}: jerk", above=0.0),
     )
+    if joint.jerk is not None and joint.acceleration is None:
+        reader.note(where, f"jerk is {joint.jerk}, but there is no acceleration limit for it to build up to")
     furthest, fastest = plausible(joint.unit)
     if joint.unit and (joint.velocity > fastest or max(map(abs, joint.position or (0.0,))) > furthest):
         reader.note(where, f"no arm goes that far or fast; position is in {joint.unit}, velocity in {joint.unit}/s")
     return joint
+
+
+def _datasheet(reader: DocumentReader, value: Any, folder: Path | None) -> Datasheet | None:
+    if value is None:
+        return None
+    try:
+        return load_datasheet(find_datasheet(str(value), folder))
+    except ConfigError as error:
+        reader.note("datasheet", str(error))
+        return None
 
 
 def _model_names(reader: DocumentReader, value: Any) -> dict[str, str]:

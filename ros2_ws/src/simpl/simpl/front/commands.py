@@ -1,10 +1,11 @@
-"""The two commands that the `simpl` command line has when the ROS workspace is built: `adapt` and `report`."""
+"""The commands that the `simpl` command line has only when the ROS workspace is built."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from simpl.front.report_command import ReportSettings
+from simpl.front.robot_command import RobotSettings
 from simpl.graph import AdaptSettings
 
 
@@ -28,3 +29,17 @@ class Report(ReportSettings):
         from simpl.front.report_command import run_report
 
         return run_report(self)
+
+
+@dataclass(frozen=True)
+class Robot(RobotSettings):
+    """List robot profiles, show one, or compare one with a running robot.
+
+    Example: simpl robot check franka_fr3
+    """
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.robot_command import run_robot
+
+        return run_robot(self)

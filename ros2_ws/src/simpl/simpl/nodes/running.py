@@ -150,13 +150,13 @@ def declare(
     return node.declare_parameter(name, default, descriptor).value
 
 
-def declare_profile(node: Node) -> RobotProfile:
+def declare_profile(node: Node, default: str = "mujoco_kitchen") -> RobotProfile:
     """Declare the parameter `profile` and read the robot profile it names.
 
     Raises:
         ConfigError: there is no such profile, or it is not a valid one.
     """
-    name = declare(node, "profile", "mujoco_kitchen", "robot profile: a path, or the name of one in config/")
+    name = declare(node, "profile", default, "robot profile: a path, or the name of one in config/")
     return load_profile(find_profile(name))
 
 
