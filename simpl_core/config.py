@@ -257,11 +257,13 @@ META_PRESETS: dict[str, MetaConfig] = {
         context_large=512,
         context_kept=64,
         share_episodes=True,
+        imitate=0.1,
+        own_fraction=0.5,
         batch_size=128,
         buffer_size=20_000,
         encoder_buffer_size=10_000,
         reuse=256.0,
-        epochs=50,
+        epochs=55,
     ),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
