@@ -24,6 +24,7 @@ from simpl.core.episode_log import EpisodeLog
 from simpl.core.episode_machine import EpisodeMachine
 from simpl.core.episodes import EpisodeAssembler, RecordedEpisode
 from simpl.core.journal import JournalError
+from simpl.core.labels import Label
 from simpl.core.model_store import ModelRefusedError, ModelStore, ModelUpdate, StoredModel
 from simpl.core.plan import RunPlan, open_plan
 from simpl.core.policy_types import PolicyTick
@@ -135,7 +136,7 @@ class BridgeSession:
 
     def on_action(self, tick: PolicyTick, latency_ms: float, now: float) -> None:
         """A tick of the policy; `latency_ms` from state to action."""
-        if tick.active:
+        if tick.active and tick.episode:  # episode 0 is the arm's way home
             self._tally.control.tick(tick.episode, latency_ms, now)
         self._perform(self._machine.on_action(tick, now), now)
 
@@ -184,6 +185,14 @@ class BridgeSession:
         self._machine.on_rollback(model.version)
         return model.version
 
+    def label(self, label: Label, now: float) -> None:
+        """The operator's verdict; raises SimplError where there is nothing to be judged."""
+        self._perform(self._machine.on_label(label, now), now)
+
+    def ready(self, now: float) -> None:
+        """The scene was put back; raises SimplError if nobody waits for it."""
+        self._perform(self._machine.on_ready(now), now)
+
     def stop(self, reason: str, now: float, *, failed: bool = False) -> None:
         """End the run cleanly and soon; the report says that it was interrupted, and why."""
         self._perform(self._machine.request_stop(reason, now, failed=failed), now)
@@ -193,7 +202,7 @@ class BridgeSession:
         if self.finished:
             return
         if self._last_time is not None and self._finish is None:
-            phase, seconds = self._machine.phase, self._tally.phase_seconds
+            phase, seconds = self._machine.schedule.phase, self._tally.phase_seconds
             seconds[phase] = seconds.get(phase, 0.0) + now - self._last_time
         self._last_time = now
         for job in [job for job in self._jobs if job[0].done()]:
@@ -209,19 +218,19 @@ class BridgeSession:
 
     def situation(self) -> Situation:
         """For a person or a screen."""
-        machine, plan = self._machine, self._machine.plan
+        machine, plan, schedule = self._machine, self._machine.plan, self._machine.schedule
         recorder = machine.recorder
-        total = plan.episodes(machine.phase)
+        total = plan.episodes(schedule.phase)
         status = machine.status
         if self._finish is not None:
             status = self._finish.reason or ("finished" if self.finished else "handing over the last transitions")
         return Situation(
-            phase=machine.phase,
-            episode=min(machine.index + 1, total),
+            phase=schedule.phase,
+            episode=min(schedule.index + 1, total),
             episodes_total=total,
             step=recorder.steps if recorder else 0,
             steps_total=plan.max_steps,
-            subtasks=recorder.tracker.completed if recorder else 0,
+            subtasks=recorder.rewards.completed if recorder else 0,
             task=plan.task,
             model_version=machine.version,
             status=status,
@@ -245,8 +254,8 @@ class BridgeSession:
             elif isinstance(command, EpisodeDone):
                 log.info(
                     "%s %d: %d of %d subtasks in %d steps",
-                    command.phase, self._count(command.phase), command.score, len(self._machine.plan.task.split(">")),
-                    command.steps,
+                    command.phase, self._machine.schedule.count(command.phase), command.score,
+                    len(self._machine.plan.task.split(">")), command.steps,
                 )  # fmt: skip
                 self._wire.announce(command)
                 self._note(command)
@@ -342,11 +351,8 @@ class BridgeSession:
             interrupted=bool(finish.reason),
             reason=finish.reason,
         )
-        report = build_report(self._machine.plan, self._machine.results, counts, self._tally, facts)
+        report = build_report(self._machine.plan, self._machine.schedule.results, counts, self._tally, facts)
         write_report(self._folder / "report.json", report)
-
-    def _count(self, phase: str) -> int:
-        return sum(result.phase == phase for result in self._machine.results)
 
 
 def _is_finished(report: Path) -> bool:

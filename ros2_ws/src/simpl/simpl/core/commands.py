@@ -17,6 +17,10 @@ class ResetScene(NamedTuple):
     seed: int
 
 
+class Home(NamedTuple):
+    """Let the policy move the arm to its home pose."""
+
+
 class BeginEpisode(NamedTuple):
     """Let the policy act with task embedding `e` (E,)."""
 
@@ -48,7 +52,7 @@ class Store(NamedTuple):
 
 
 class EpisodeDone(NamedTuple):
-    """An episode that ended by itself. `wall_seconds` counts from its reset."""
+    """An episode that counts. `wall_seconds` counts from its reset; `label` is the operator's, if there was one."""
 
     episode: int
     phase: str
@@ -59,6 +63,7 @@ class EpisodeDone(NamedTuple):
     guard_interventions: int
     wall_seconds: float
     subtasks_done: tuple[str, ...]
+    label: str = ""
 
 
 class Finish(NamedTuple):
@@ -68,5 +73,5 @@ class Finish(NamedTuple):
     failed: bool = False
 
 
-Request = ResetScene | BeginEpisode | EndEpisode | StageModel | Encode
+Request = ResetScene | Home | BeginEpisode | EndEpisode | StageModel | Encode
 Command = Request | Store | EpisodeDone | Finish

@@ -7,6 +7,7 @@ is. In lockstep it ticks once for each new stamp that joints and objects share, 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,9 @@ _LOCKSTEP_POLL = 0.05  # longest sleep between looks at deadlines in lockstep [s
 class _Episode:
     number: int
     e: FloatArray
+    model: LoadedModel
+    max_steps: int
+    over: Future[None] = field(default_factory=Future)
     step: int = 0
     last: PolicyTick | None = None
     sent_at: float = -math.inf
@@ -122,10 +126,7 @@ class PolicyLoop:
             SimplError: the loop has failed or has no model, an episode is running, or `e` is unusable.
         """
         with self._lock:
-            if self._failure is not None:
-                raise SimplError(f"the control loop has failed: {self._failure}")
-            if self._episode is not None:
-                raise SimplError(f"episode {self._episode.number} is still running; end it first")
+            self._check_free()
             model = self._staged or self._model
             if model is None:
                 raise SimplError("no model is loaded")
@@ -138,10 +139,35 @@ class PolicyLoop:
                 self.previous, self._model = self._model, model
             self._staged = None
             self._settle(False)
-            self._episode = _Episode(number, e)
+            self._episode = _Episode(number, e, model, self._settings.max_steps)
             self._outcome = "active"
         self._wake()
         return model.version
+
+    def move(self, mover: LoadedModel) -> Future[None]:
+        """Let `mover` act between two episodes, as episode 0, until it has nothing more to do or is ended.
+
+        Returns:
+            Done once the arm was told to stop.
+
+        Raises:
+            SimplError: the loop has failed, or an episode is running.
+        """
+        with self._lock:
+            self._check_free()
+            mover.runner.begin_episode(_NOTHING, 0)
+            self._settle(False)
+            self._episode = episode = _Episode(0, _NOTHING, mover, sys.maxsize)
+            self._outcome = "active"
+        self._wake()
+        return episode.over
+
+    def _check_free(self) -> None:
+        if self._failure is not None:
+            raise SimplError(f"the control loop has failed: {self._failure}")
+        if self._episode is not None:
+            what = f"episode {self._episode.number}" if self._episode.number else "the way home"
+            raise SimplError(f"{what} is still running; end it first")
 
     def end_episode(self) -> Future[bool]:
         """Send the terminal tick.
@@ -261,17 +287,17 @@ class PolicyLoop:
                 self._finish(episode, snapshot, now)
             elif not fresh or snapshot is None:
                 self._wait(episode, now)
-            elif episode.step >= self._settings.max_steps:
+            elif episode.step >= episode.max_steps:
                 self._finish(episode, snapshot, now)
             else:
                 self._act(episode, snapshot, now)
 
     def _act(self, episode: _Episode, snapshot: Snapshot, now: float) -> None:
-        model = self._model
-        if model is None:
-            raise SimplError("an episode runs without a model")
-        decision = model.runner.act(snapshot.observation)
-        velocity = decision.action.astype(np.float64) * model.action_scale
+        decision = episode.model.runner.act(snapshot.observation)
+        if decision is None:
+            self._finish(episode, snapshot, now)
+            return
+        velocity = decision.action.astype(np.float64) * episode.model.action_scale
         episode.last = self._send(episode, snapshot, now, decision, velocity)
         episode.sent_at = now
         episode.step += 1
@@ -286,9 +312,10 @@ class PolicyLoop:
 
     def _finish(self, episode: _Episode, snapshot: Snapshot | None, now: float) -> None:
         """Terminal tick: the observation after the last action, and zero velocity."""
-        if snapshot is not None and self._model is not None:
-            self._send(episode, snapshot, now, None, np.zeros_like(self._model.action_scale))
+        if snapshot is not None:
+            self._send(episode, snapshot, now, None, np.zeros_like(episode.model.action_scale))
         self._episode = None
+        episode.over.set_result(None)
         self._outcome = "terminal"
         waiting, self._waiters = self._waiters, []
         stamp = snapshot.stamp if snapshot is not None else -1
@@ -317,7 +344,7 @@ class PolicyLoop:
             skill_start=bool(decision and decision.skill_start),
             action=decision.action if decision else np.zeros(velocity.size, dtype=np.float32),
             velocity=velocity,
-            model_version=self._model.version if self._model else "",
+            model_version=episode.model.version,
             latency=1e3 * (self._now() - snapshot.received),
             active=decision is not None,
         )
@@ -359,6 +386,8 @@ class PolicyLoop:
                 error.__context__ = second
             for waiting in self._waiters:
                 waiting.set_result(False)
+            if self._episode is not None:
+                self._episode.over.set_exception(error)
         self._on_failure(error)
 
     def _wake(self) -> None:

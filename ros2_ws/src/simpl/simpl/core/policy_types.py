@@ -33,8 +33,8 @@ class Runner(Protocol):
     def begin_episode(self, e: FloatArray, seed: int, deterministic: bool = False) -> None:
         """Start over with task embedding `e` (E,)."""
 
-    def act(self, observation: FloatArray) -> Decision:
-        """The action for an observation (S,)."""
+    def act(self, observation: FloatArray) -> Decision | None:
+        """The action for an observation (S,); None when there is nothing more to do, which ends the episode."""
 
 
 class LoadedModel(NamedTuple):

@@ -51,6 +51,7 @@ class RobotProfile:
         position_margin: distance kept from every position limit [the joint's unit].
         joints: in the order of the command and of the first numbers of the observation.
         objects: names in object_states, in the order of the rest of the observation.
+        home: position of each joint (A,) where an episode starts [rad, m]; None where a service puts the arm there.
     """
 
     name: str
@@ -59,6 +60,7 @@ class RobotProfile:
     position_margin: float
     joints: tuple[JointLimits, ...]
     objects: tuple[str, ...]
+    home: tuple[float, ...] | None = None
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def parse_profile(document: Any, where: str) -> RobotProfile:
     Raises:
         ConfigError: see `load_profile`.
     """
-    values = _keys(document, _PROFILE_KEYS, where)
+    values = _keys(document, _PROFILE_KEYS, where, optional=frozenset({"home"}))
     joints = tuple(
         _joint(item, f"{where}: joint {index + 1}") for index, item in enumerate(_list(values, "joints", where))
     )
@@ -131,6 +133,7 @@ def parse_profile(document: Any, where: str) -> RobotProfile:
         position_margin=_number(values["position_margin"], f"{where}: position_margin", least=0.0),
         joints=joints,
         objects=objects,
+        home=_home(values, where),
     )
     _check_whole(profile, where)
     return profile
@@ -150,6 +153,8 @@ def _check_whole(profile: RobotProfile, where: str) -> None:
                 f"{where}: joint {joint.name}: position {joint.position} leaves no room with a margin of "
                 f"{profile.position_margin}; wanted [lowest, highest]"
             )
+    if profile.home is not None and len(profile.home) != len(profile.joints):
+        raise ConfigError(f"{where}: home has {len(profile.home)} numbers, wanted one for each of the joints")
 
 
 def _joint(item: Any, where: str) -> JointLimits:
@@ -168,12 +173,21 @@ def _joint(item: Any, where: str) -> JointLimits:
     )
 
 
-def _keys(document: Any, wanted: frozenset[str], where: str) -> Mapping[str, Any]:
+def _home(values: Mapping[str, Any], where: str) -> tuple[float, ...] | None:
+    if values.get("home") is None:
+        return None
+    return tuple(_number(item, f"{where}: home") for item in _list(values, "home", where))
+
+
+def _keys(
+    document: Any, wanted: frozenset[str], where: str, *, optional: frozenset[str] = frozenset()
+) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where} holds a {type(document).__name__}, wanted keys {', '.join(sorted(wanted))}")
-    unknown = sorted(str(key) for key in set(document) - wanted)
+    unknown = sorted(str(key) for key in set(document) - wanted - optional)
     if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(wanted))}")
+        known = ", ".join(sorted(wanted | optional))
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; the keys are {known}")
     missing = sorted(wanted - set(document))
     if missing:
         raise ConfigError(f"{where}: key {missing[0]!r} is missing (null says that there is no such limit)")
