@@ -202,6 +202,12 @@ def sim_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None) ->
     return [_placed(spec, settings) for spec in (*plants, guard, policy)]
 
 
+def record_graph(file: Path, topics: Sequence[str] = (), namespace: str = "") -> NodeSpec:
+    """The node that records a graph in `namespace` to `file`: `topics`, or all of the graph's."""
+    parameters = {"output": str(file), "topics": list(topics) or [""]}
+    return NodeSpec("record", "record", parameters, environment=_ONE_THREAD, namespace=namespace.strip("/"))
+
+
 def stop_rank(spec: NodeSpec) -> int:
     """Position of a node in the order of stopping; unknown nodes stop last."""
     return next((rank for rank, names in enumerate(STOP_ORDER) if spec.name in names), len(STOP_ORDER))

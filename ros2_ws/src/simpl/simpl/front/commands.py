@@ -1,9 +1,11 @@
-"""The two commands that the `simpl` command line has when the ROS workspace is built: `adapt` and `report`."""
+"""The commands that the `simpl` command line has when the ROS workspace is built."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simpl.front.audit_command import AuditSettings
+from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
 from simpl.graph import AdaptSettings
 
@@ -28,3 +30,39 @@ class Report(ReportSettings):
         from simpl.front.report_command import run_report
 
         return run_report(self)
+
+
+@dataclass(frozen=True)
+class Audit(AuditSettings):
+    """Was anything lost? Compares the plant's own record, the robot's journal and the learner's store of a run."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.audit_command import run_audit
+
+        return run_audit(self)
+
+
+@dataclass(frozen=True)
+class Record(RecordSettings):
+    """Record the graph's topics to an MCAP file until Ctrl-C."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.record_command import run_record
+
+        return run_record(self)
+
+
+@dataclass(frozen=True)
+class Replay(ReplaySettings):
+    """Publish a recording's messages again, or print them."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.record_command import run_replay
+
+        return run_replay(self)
+
+
+COMMANDS = {"adapt": Adapt, "audit": Audit, "record": Record, "replay": Replay, "report": Report}
