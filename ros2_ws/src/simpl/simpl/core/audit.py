@@ -135,7 +135,7 @@ class PlantRecord(NamedTuple):
 
 
 def audit_run(folder: Path) -> Audit:
-    """Audit the run in `folder`, finished or not.
+    """Audit the run in `folder`, finished or not; where no learner ever ran, the plant is compared with the journal.
 
     Raises:
         ConfigError: `folder` holds no run. JournalError: a journal is of another version.
@@ -148,7 +148,7 @@ def audit_run(folder: Path) -> Audit:
     journal = read_records(journal_folder)
     robots = {peek(data).robot_uuid for data in journal}
     stored = [data for data in stored if peek(data).robot_uuid in robots or not robots]
-    transitions = [unpack(data) for data in _distinct(stored)]
+    transitions = [unpack(data) for data in _distinct(stored if (folder / "learner").is_dir() else journal)]
     return Audit(
         stream=compare_stream(journal, stored, _acknowledged(folder)),
         plant=compare_plant(read_plant(folder / "plant"), transitions),
