@@ -17,7 +17,7 @@ from simpl.front.launching import node_action, say
 from simpl.graph import record_graph
 
 ARGUMENTS = {
-    "file": "File to write, which must not exist; empty: recordings/<time>.mcap.",
+    "file": "File to write, which must not exist; empty: runs/recordings/<time>.mcap.",
     "topics": "Topics to record, separated by commas, also others than the graph's; empty: all of the graph's.",
     "namespace": "ROS namespace of the graph.",
 }
@@ -33,6 +33,6 @@ def generate_launch_description() -> LaunchDescription:
 def build(context: LaunchContext) -> list[Action]:
     """The one node."""
     file, topics, namespace = (LaunchConfiguration(name).perform(context).strip() for name in ARGUMENTS)
-    path = Path(file or Path("recordings") / time.strftime("%Y-%m-%d_%H-%M-%S.mcap")).expanduser().absolute()
+    path = Path(file or Path("runs") / "recordings" / time.strftime("%Y-%m-%d_%H-%M-%S.mcap")).expanduser().absolute()
     wanted = [name.strip() for name in topics.split(",") if name.strip()]
     return [say(f"recording to {path}"), node_action(record_graph(path, wanted, namespace))]

@@ -57,6 +57,12 @@ def test_sim_starts_plant_guard_and_policy(tmp_path) -> None:
     assert names(expand("sim.launch.py")) == [spec.executable for spec in expected]
 
 
+def test_record_starts_the_recorder_alone(tmp_path) -> None:
+    assert names(expand("record.launch.py", file=str(tmp_path / "a.mcap"), topics="joint_states, /camera/info")) == [
+        "record"
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

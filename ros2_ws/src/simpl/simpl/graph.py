@@ -81,7 +81,7 @@ class AdaptSettings:
     max_steps: int = 280
     """Control steps after which an episode ends unfinished."""
     use_sim: bool = True
-    """Start the simulated arm; without it a driver must offer its topics and the service scene/reset."""
+    """Start the simulated arm; without it a driver must offer its topics, and scene/reset unless scene is operator."""
     reward: Literal["object_states", "operator"] = "object_states"
     """Where rewards come from. The services episode/success, episode/failure and episode/discard (on the screen: keys
     s, f, d) count beside object_states, and alone where nothing sees the objects."""

@@ -373,7 +373,7 @@ def _result_of(recorded: RecordedEpisode, subtasks: tuple[str, ...]) -> EpisodeD
         score=score,
         steps=len(episode),
         model_version=str(episode.header["model_version"]),
-        success=episode.terminated,
+        success=int(score) == len(subtasks),
         guard_interventions=0,
         wall_seconds=float(episode.time_stamps[-1] - episode.time_stamps[0]),
         subtasks_done=subtasks[: int(score)],

@@ -30,7 +30,7 @@ DESCRIPTIONS = {
     "use_sim": (
         "true: start the simulated arm. false: leave it out; a driver must then publish joint_states and "
         "object_states (sensor_msgs/JointState, one stamp), obey joint_group_velocity_controller/commands and offer "
-        "the service scene/reset (simpl_interfaces/ResetScene) that puts arm and objects back."
+        "the service scene/reset (simpl_interfaces/ResetScene) that puts arm and objects back, but for scene:=operator."
     ),
     "bundle": "Folder of the model bundle to start from; empty: the one that ships with the project.",
     "rate": (

@@ -33,7 +33,7 @@ class RecordSettings:
     """
 
     file: Annotated[Path | None, tyro.conf.Positional] = None
-    """File to write, which must not exist; recordings/<time>.mcap when not given."""
+    """File to write, which must not exist; runs/recordings/<time>.mcap when not given."""
     topics: tuple[str, ...] = ()
     """Topics to record, also others' than ours; all of the graph but model_update when not given."""
     namespace: str = ""
@@ -67,7 +67,9 @@ def run_record(settings: RecordSettings) -> int:
     check_mcap()
     from simpl.nodes.record import main
 
-    file = (settings.file or Path("recordings") / time.strftime("%Y-%m-%d_%H-%M-%S.mcap")).expanduser().absolute()
+    file = (
+        (settings.file or Path("runs") / "recordings" / time.strftime("%Y-%m-%d_%H-%M-%S.mcap")).expanduser().absolute()
+    )
     arguments = ["--ros-args", "-p", f"output:={file}"]
     if settings.topics:
         arguments += ["-p", f"topics:={json.dumps(settings.topics)}"]
