@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from episode_world import E_STAR, STEPS, World, begun, plan, state
 
-from simpl.core.commands import BeginEpisode, EndEpisode, EpisodeDone, Finish, Home, ResetScene, Store
+from export.bundle import Bundle
+from simpl.core.bridge_session import BridgeSession
+from simpl.core.commands import BeginEpisode, EndEpisode, EpisodeDone, Finish, Home, Request, ResetScene, Store
 from simpl.core.episodes import EpisodeAssembler
 from simpl.core.guard import Mode
 from simpl.core.labels import Label
@@ -15,6 +19,8 @@ from simpl.core.recorder import GuardRecord
 from simpl.core.transition import Transition
 from simpl.core.waiting import State
 from simpl_core.errors import ConfigError, SimplError
+
+BUNDLE = Path(__file__).parents[1] / "export" / "bundles" / "kitchen"
 
 
 def acting(settings: RunPlan, steps: int = 8, **faults: object) -> World:
@@ -166,6 +172,45 @@ def test_a_stop_does_not_wait_for_a_label(source: str, counts: bool) -> None:
     assert world.of(Finish) == [Finish("interrupted")]
     assert len(world.transitions()) == STEPS, "the last step is stored, judged or not"
     assert bool(world.of(EpisodeDone)) is counts is is_learned_from(world.transitions())
+
+
+class Wire:
+    """Takes what a session says to the graph."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def send(self, transition: Transition) -> None:
+        """Nobody listens."""
+
+    def ask(self, request: Request, model: Path | None) -> None:
+        self.asked.append(request)
+
+    def announce(self, result: EpisodeDone) -> None:
+        raise AssertionError(f"no episode counts here: {result}")
+
+
+def test_a_bridge_killed_while_it_waits_for_a_label_has_lost_no_step(tmp_path: Path) -> None:
+    bundle, wire, settings = Bundle.open(BUNDLE), Wire(), plan(reward="operator")
+    session = BridgeSession(settings, bundle, tmp_path, wire)
+    session.start(0.0)
+    session.on_answer(wire.asked[-1], True, "", 0.0)
+    session.on_answer(wire.asked[-1], True, "", 0.0, bundle.model_version)
+    world = World(session.machine)
+    for step in range(STEPS + 1):
+        action = world.make_tick(1, step, E_STAR, state(mark=step), np.zeros(9, np.float32), step < STEPS)
+        session.on_action(action._replace(tick=step + 1), 0.1, 0.0)
+        session.on_guard(GuardRecord(step + 1, 0, np.ones(9)), 0.0)
+    session.on_answer(wire.asked[-1], True, "", 0.0)
+    assert session.machine.state is State.LABEL and session.stream.recorded == STEPS - 1
+    session.stream.journal.close()  # as the kernel does with the files of a process that is gone
+
+    again = BridgeSession(settings, bundle, tmp_path, wire)
+    stored = again.stream.transitions()
+    assert [one.step for one in stored] == list(range(STEPS)) and stored[-1].next_observation[0] == STEPS
+    assert not is_learned_from(stored) and not again.machine.schedule.results
+    again.stream.journal.close()
+    assert BridgeSession(settings, bundle, tmp_path, wire).stream.recorded == STEPS, "nor is it stored twice"
 
 
 # --- the scene ----------------------------------------------------------------------------------------------------

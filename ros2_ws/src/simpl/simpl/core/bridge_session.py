@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +20,8 @@ import numpy as np
 from export.bundle import Bundle
 from export.runtime import PolicyRunner
 from sim.tasks import parse_kitchen_task
-from simpl.core.commands import Command, Encode, EpisodeDone, Finish, Request, StageModel, Store
-from simpl.core.episode_log import EpisodeLog
+from simpl.core.commands import Command, Encode, EpisodeDone, Finish, Hold, Request, StageModel, Store
+from simpl.core.episode_log import EpisodeLog, HeldStep
 from simpl.core.episode_machine import EpisodeMachine
 from simpl.core.episodes import EpisodeAssembler, RecordedEpisode
 from simpl.core.journal import JournalError
@@ -98,6 +99,8 @@ class BridgeSession:
         self._models = ModelStore(
             self._folder / "models", bundle, self._stream.robot_uuid, tally.models_accepted, tally.models_refused
         )
+        self._held = HeldStep(self._folder / "bridge" / "held.transition")
+        self._recover_held()
         self._assembler = EpisodeAssembler()
         self._conditioning: list[RecordedEpisode] = []
         self._highest_episode = 0
@@ -251,6 +254,8 @@ class BridgeSession:
         for command in commands:
             if isinstance(command, Store):
                 self._store(command.transition, now)
+            elif isinstance(command, Hold):
+                self._held.keep(replace(command.transition, robot_uuid=self._stream.robot_uuid))
             elif isinstance(command, EpisodeDone):
                 log.info(
                     "%s %d: %d of %d subtasks in %d steps",
@@ -279,8 +284,17 @@ class BridgeSession:
             log.error("%s", error)
             self.stop(str(error), now, failed=True)
             return
+        self._held.drop()
         if named.phase == "conditioning":
             self._collect(named)
+
+    def _recover_held(self) -> None:
+        """An earlier start was killed while it waited for a label: the step is stored, the episode has no end."""
+        held = self._held.take()
+        place = held and (held.episode, held.step)
+        if held is not None and all((one.episode, one.step) != place for one in self._stream.transitions()):
+            self._stream.append(replace(held, terminated=False, truncated=False), 0.0)
+        self._held.drop()
 
     def _note(self, result: EpisodeDone) -> None:
         self._tally.resent = self._stream.resent

@@ -51,6 +51,12 @@ class Store(NamedTuple):
     transition: Transition
 
 
+class Hold(NamedTuple):
+    """Keep this transition safe until a label decides it: it is stored then."""
+
+    transition: Transition
+
+
 class EpisodeDone(NamedTuple):
     """An episode that counts. `wall_seconds` counts from its reset; `label` is the operator's, if there was one."""
 
@@ -74,4 +80,4 @@ class Finish(NamedTuple):
 
 
 Request = ResetScene | Home | BeginEpisode | EndEpisode | StageModel | Encode
-Command = Request | Store | EpisodeDone | Finish
+Command = Request | Store | Hold | EpisodeDone | Finish

@@ -24,6 +24,7 @@ from simpl.core.commands import (
     EndEpisode,
     EpisodeDone,
     Finish,
+    Hold,
     Home,
     Request,
     ResetScene,
@@ -329,11 +330,12 @@ class EpisodeMachine:
 
     def _ended(self, now: float) -> list[Command]:
         recorder = self._recorder
-        if recorder is not None and recorder.undecided:
-            if self.state is not State.LABEL:
-                self._label_by = now + self.plan.label_wait if self.plan.reward != OPERATOR else float("inf")
+        if recorder is not None and recorder.undecided is not None:
+            if self.state is State.LABEL:
+                return []
+            self._label_by = now + self.plan.label_wait if self.plan.reward != OPERATOR else float("inf")
             self.state = State.LABEL
-            return []
+            return [Hold(recorder.undecided)]
         if recorder is not None and recorder.over and not recorder.complete and not recorder.broken:
             return []  # the guard's last record is on its way; time is limited by the recorder
         self._recorder = None

@@ -98,9 +98,9 @@ class EpisodeRecorder:
         return self.over and not self._open and not self.broken and self._undecided is None
 
     @property
-    def undecided(self) -> bool:
-        """All is there, and the last transition waits for a label."""
-        return self._undecided is not None
+    def undecided(self) -> Transition | None:
+        """The last transition, when all is there and it waits for a label."""
+        return self._undecided
 
     def settle(self) -> None:
         """No label will come: what observations have paid stands; where they pay nothing, nobody can learn from it."""
