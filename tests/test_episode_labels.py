@@ -280,7 +280,7 @@ def test_an_older_run_goes_on_and_one_with_other_rewards_does_not(tmp_path) -> N
         open_plan(tmp_path, plan(reward="operator"))
 
 
-@pytest.mark.parametrize("wrong", [{"reward": "model"}, {"scene": "robot"}, {"label_wait": -1.0}])
+@pytest.mark.parametrize("wrong", [{"reward": "guess"}, {"scene": "robot"}, {"label_wait": -1.0}])
 def test_an_impossible_plan_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         plan(**wrong)

@@ -38,8 +38,10 @@ RATES = ("sim", "real")
 
 OPERATOR = "operator"
 """The person beside the arm."""
-REWARD_SOURCES = ("object_states", OPERATOR)
-"""Who says what a step was worth; labels of the operator count beside the objects' states, too."""
+REWARD_MODEL = "reward_model"
+"""The reward decoder of the bundle that a run starts from."""
+REWARD_SOURCES = ("object_states", OPERATOR, REWARD_MODEL)
+"""Who says what a step was worth; labels of the operator count beside the others, too."""
 SCENES = ("service", OPERATOR)
 """Who puts the scene back between two episodes."""
 
@@ -82,9 +84,9 @@ class AdaptSettings:
     """Control steps after which an episode ends unfinished."""
     use_sim: bool = True
     """Start the simulated arm; without it a driver must offer its topics, and scene/reset unless scene is operator."""
-    reward: Literal["object_states", "operator"] = "object_states"
-    """Where rewards come from. The services episode/success, episode/failure and episode/discard (on the screen: keys
-    s, f, d) count beside object_states, and alone where nothing sees the objects."""
+    reward: Literal["object_states", "operator", "reward_model"] = "object_states"
+    """Where rewards come from; reward_model needs a bundle with a reward decoder. The services episode/success,
+    episode/failure and episode/discard (on the screen: keys s, f, d) count beside all of them."""
     label_wait: float = 0.0
     """Seconds to wait for a label after each episode; where the operator alone rewards it has no end."""
     scene: Literal["service", "operator"] = "service"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from export.bundle import Bundle
-from export.runtime import PolicyRunner
+from export.runtime import PolicyRunner, RewardModel
 from sim.tasks import parse_kitchen_task
 from simpl.core.commands import Command, Encode, EpisodeDone, Finish, Hold, Request, StageModel, Store
 from simpl.core.episode_log import EpisodeLog, HeldStep
@@ -33,6 +33,7 @@ from simpl.core.recorder import GuardRecord
 from simpl.core.report import RunFacts, StreamCounts, build_report, write_report
 from simpl.core.stream import TransitionStream
 from simpl.core.transition import Transition
+from simpl.graph import REWARD_MODEL
 from simpl_core.episode import context_rows, to_skill_steps
 from simpl_core.errors import ConfigError, SimplError
 
@@ -85,11 +86,13 @@ class BridgeSession:
 
         Raises:
             ConfigError: the folder holds another run or a finished one. JournalError: its journal cannot be used.
+            BundleError: rewards are to come from the bundle, and it has no reward decoder.
         """
         self._folder, self._wire, self._bundle = Path(folder), wire, bundle
         self._drain_wait = drain_wait
         if _is_finished(self._folder / "report.json"):
             raise ConfigError(f"{self._folder} holds a finished run; choose another folder")
+        reward_model = RewardModel(bundle) if plan.reward == REWARD_MODEL else None  # before anything is written
         continued = open_plan(self._folder / "bridge", plan)
         self._started = (self._folder / "bridge" / "plan.json").stat().st_mtime if continued else time.time()
         self._log = EpisodeLog(self._folder / "bridge" / "episodes.jsonl")
@@ -107,6 +110,7 @@ class BridgeSession:
         done = self._read_back(parse_kitchen_task(plan.task).subtasks) if continued else []
         self._machine = EpisodeMachine(plan, bundle.model_version, bundle.manifest.e_dim, done, self._highest_episode)
         self._machine.warnings = tally.warnings
+        self._machine.reward_model = reward_model
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bridge-worker")
         self._jobs: list[tuple[Future[Any], Callable[[Future[Any], float], None]]] = []
         self._last_time: float | None = None

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime import RewardModel
+from sim.tasks import parse_kitchen_task
 from simpl.core.commands import (
     BeginEpisode,
     Command,
@@ -32,7 +34,7 @@ from simpl.core.commands import (
     Store,
 )
 from simpl.core.guard import Mode
-from simpl.core.labels import Label
+from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan, Schedule
 from simpl.core.policy_types import PolicyTick
@@ -51,6 +53,7 @@ class EpisodeMachine:
         schedule: finished episodes, and which is next.
         e_star: (E,) mean of the task encoder after conditioning.
         warnings: what went wrong and was got over, for the report.
+        reward_model: pays where rewards are to come from one.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class EpisodeMachine:
         self.schedule = Schedule(plan, done)
         self.e_star: NDArray[np.float32] | None = None
         self.warnings: list[str] = []
+        self.reward_model: RewardModel | None = None
         self.seq = 0
         self.state = State.IDLE
         self._e_dim = e_dim
@@ -293,7 +297,8 @@ class EpisodeMachine:
         if e is None or self._latched:
             return self._between(now)
         # The recorder is ready before the policy is asked: its first tick may overtake its answer.
-        self._recorder = EpisodeRecorder(self._number, self.schedule.phase, self.plan)
+        rewards = make_rewards(self.plan.reward, parse_kitchen_task(self.plan.task), e, self.reward_model)
+        self._recorder = EpisodeRecorder(self._number, self.schedule.phase, self.plan, rewards)
         self._last_tick = now
         return self._ask(BeginEpisode(self._number, e, self.schedule.skill_seed()), State.BEGINNING, ANSWER_WAIT, now)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sim.tasks import KitchenTask, SubtaskTracker
-from simpl.graph import OPERATOR, REWARD_SOURCES
+from simpl.graph import OPERATOR, REWARD_MODEL
 from simpl_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from export.runtime import RewardModel
 
 
 class Label(enum.Enum):
@@ -48,12 +51,28 @@ class NoRewards:
         return 0.0
 
 
-def make_rewards(source: str, task: KitchenTask) -> Rewards:
-    """What pays for observations when rewards come from `source`.
+class ModelRewards:
+    """A learned reward model pays, for the task with embedding `e` (E,); it never says that the task is done."""
+
+    completed = 0
+    done = False
+
+    def __init__(self, model: RewardModel, e: Any) -> None:
+        self._model, self._e = model, e
+
+    def update(self, state: Any) -> float:
+        """What the model says; raises InferenceError where that is no finite number."""
+        return self._model.reward(state, self._e)
+
+
+def make_rewards(source: str, task: KitchenTask, e: Any = None, model: RewardModel | None = None) -> Rewards:
+    """What pays for observations when rewards come from `source`, in an episode with embedding `e` (E,).
 
     Raises:
-        ConfigError: there is no such source.
+        ConfigError: they are to come from a model, and there is none.
     """
-    if source not in REWARD_SOURCES:
-        raise ConfigError(f"rewards cannot come from {source!r}; there are {', '.join(REWARD_SOURCES)}")
+    if source == REWARD_MODEL and model is None:
+        raise ConfigError("rewards are to come from a reward model, and none was given")
+    if source == REWARD_MODEL and model is not None:
+        return ModelRewards(model, e)
     return NoRewards() if source == OPERATOR else SubtaskTracker(task)

@@ -14,7 +14,8 @@ from simpl.core.labels import Label, Rewards, make_rewards
 from simpl.core.plan import RunPlan
 from simpl.core.policy_types import PolicyTick
 from simpl.core.transition import Float64, Transition
-from simpl.graph import OPERATOR
+from simpl.graph import OPERATOR, REWARD_MODEL
+from simpl_core.errors import InferenceError
 
 GUARD_WAIT = 2.0
 """[s] after which the guard's record of an action counts as lost."""
@@ -110,7 +111,7 @@ class EpisodeRecorder:
 
     def result(self, wall_seconds: float) -> EpisodeDone:
         """Of a complete episode that took `wall_seconds` from its reset."""
-        done = int(self.score)
+        done = int(self.score) if self._source != REWARD_MODEL or self.label is Label.SUCCESS else 0
         return EpisodeDone(
             self.episode,
             self._phase,
@@ -189,7 +190,7 @@ class EpisodeRecorder:
             last.terminated = last.truncated = False
         elif self.label is not None:
             success = self.label is Label.SUCCESS
-            last.reward, last.reward_source = (len(self._task) - self.score) * success, OPERATOR
+            last.reward, last.reward_source = max(0.0, len(self._task) - self.score) * success, OPERATOR
             last.terminated = success or not last.truncated
             last.truncated = not last.terminated
         self.score += last.reward
@@ -215,7 +216,11 @@ class EpisodeRecorder:
         return "" if np.isfinite(action.observation).all() else f"observation {action.step} is not finite"
 
     def _close_step(self, last: PolicyTick, action: PolicyTick, now: float) -> None:
-        reward = self.rewards.update(action.observation)
+        try:
+            reward = self.rewards.update(action.observation)
+        except InferenceError as error:
+            self._break(str(error))
+            return
         terminated = self.rewards.done
         truncated = not terminated and action.step >= self._max_steps
         self.over = terminated or truncated or self.label is not None
