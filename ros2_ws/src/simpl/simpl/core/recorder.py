@@ -111,7 +111,8 @@ class EpisodeRecorder:
 
     def result(self, wall_seconds: float) -> EpisodeDone:
         """Of a complete episode that took `wall_seconds` from its reset."""
-        done = int(self.score) if self._source != REWARD_MODEL or self.label is Label.SUCCESS else 0
+        done = int(self.score) if self._source != REWARD_MODEL else 0  # a model's sum counts no subtasks
+        done = len(self._task) if self.label is Label.SUCCESS else done
         return EpisodeDone(
             self.episode,
             self._phase,
