@@ -34,9 +34,9 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 INTERFACES := $(shell find ros2_ws/src/simpl_interfaces -type f)
-# The two folders are named because a file that comes or goes changes them.
-NODES := ros2_ws/build.py ros2_ws/src/simpl/config launch $(addprefix ros2_ws/src/simpl/,package.xml setup.py setup.cfg) \
-	$(wildcard ros2_ws/src/simpl/config/*.yaml launch/*.launch.py)
+# The folders are named because a file that comes or goes changes them.
+NODES := ros2_ws/build.py ros2_ws/src/simpl/config ros2_ws/src/simpl/config/datasheets launch $(addprefix ros2_ws/src/simpl/,package.xml setup.py setup.cfg) \
+	$(wildcard ros2_ws/src/simpl/config/*.yaml ros2_ws/src/simpl/config/datasheets/*.yaml launch/*.launch.py)
 
 # pip leaves INSTALLER until a package is complete: what an interrupted call began is done again.
 define pip-install

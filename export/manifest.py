@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from simpl_core.errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 NETWORKS = ("skill_decoder", "skill_policy", "skill_prior", "task_encoder")
@@ -77,6 +77,7 @@ class Manifest:
         horizon: H, control steps a skill lasts.
         z_dim: size of a skill.
         e_dim: size of a task embedding.
+        context_kept: skill transitions that the task encoder reads, rewarded ones first; None is all.
         opset: ONNX operator set of the graphs.
         parent_version: model version this one was fine-tuned from, None for an exported run.
         provenance: how the weights came about.
@@ -87,6 +88,7 @@ class Manifest:
     horizon: int
     z_dim: int
     e_dim: int
+    context_kept: int | None
     opset: int
     parent_version: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -267,6 +269,7 @@ _READERS: dict[str, Any] = {
     "int": _integer,
     "float": _number,
     "str": _string,
+    "int | None": lambda value, where: None if value is None else _integer(value, where),
     "str | None": _version,
     "tuple[str, ...]": _strings,
     "tuple[float, ...]": _numbers,

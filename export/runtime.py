@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from export.bundle import Bundle
 from export.manifest import REWARD
+from simpl_core.episode import positive_first
 from simpl_core.errors import InferenceError
 
 Float32 = NDArray[np.float32]
@@ -131,6 +132,8 @@ class PolicyRunner:
     def encode(self, context: ArrayLike) -> TaskEmbedding:
         """The task behind skill transitions (N, 2S + Z + 2), N >= 1, rows [s, z, r, done, s'].
 
+        Of many rows the encoder reads as many as it was trained on (the manifest's `context_kept`).
+
         Raises:
             InferenceError: no rows, rows of another width, or numbers that are not finite.
         """
@@ -140,6 +143,7 @@ class PolicyRunner:
             raise InferenceError(f"a context must be (N >= 1, {width}); got {rows.shape}")
         if not np.isfinite(rows).all():
             raise InferenceError("the context has numbers that are not finite")
+        rows = positive_first(rows, self.bundle.manifest.state_dim, self.bundle.manifest.context_kept or 0)
         mask = np.ones((1, len(rows)), np.bool_)
         mean, scale = self._encoder.run(["mean", "scale"], {"transitions": rows[None], "mask": mask})
         return TaskEmbedding(mean[0], scale[0])

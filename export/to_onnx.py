@@ -195,7 +195,7 @@ def _manifest(models: Models, robot: Robot, run_folder: Path) -> Manifest:
     wanted = (len(robot.observation), len(robot.joint_names))
     if sizes != wanted:
         raise BundleError(f"{run_folder} has (observation, action) sizes {sizes}, but {robot.task_family} has {wanted}")
-    return Manifest(robot, skills.horizon, skills.z_dim, meta.e_dim, OPSET)
+    return Manifest(robot, skills.horizon, skills.z_dim, meta.e_dim, meta.context_kept or None, OPSET)
 
 
 def _networks(models: Models, signatures: dict[str, Signature]) -> tuple[dict[str, nn.Module], dict[str, bytes]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launch import Action, LaunchDescription
 from simpl.front.launching import describe, node_action
-from simpl.graph import AdaptSettings, sim_graph
+from simpl.graph import AdaptSettings, acting_graph
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -21,4 +21,4 @@ def generate_launch_description() -> LaunchDescription:
 def build(settings: AdaptSettings, bundle: Path, out: str) -> list[Action]:
     """The three nodes; episodes are recorded below `out` when it is given."""
     folder = Path(out).expanduser().absolute() if out else None
-    return [node_action(spec) for spec in sim_graph(settings, bundle.absolute(), folder)]
+    return [node_action(spec) for spec in acting_graph(settings, bundle.absolute(), folder)]

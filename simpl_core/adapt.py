@@ -13,7 +13,7 @@ from simpl_core.agents.spirl import SpirlAgent, Start, start_from_prior
 from simpl_core.checkpoint import Models
 from simpl_core.config import AdaptConfig
 from simpl_core.distributions import DiagonalGaussian
-from simpl_core.episode import Episode, Float32, SkillSteps, positive_first, to_skill_steps
+from simpl_core.episode import Episode, Float32, SkillSteps, context_rows, positive_first, to_skill_steps
 from simpl_core.errors import CheckpointError, ConfigError
 from simpl_core.learner import part, prefixed
 from simpl_core.networks import SkillPolicy
@@ -76,8 +76,9 @@ def encode_task(models: Models, steps: Sequence[SkillSteps]) -> Float32:
         raise CheckpointError("encoding a task needs a meta-trained run; this one holds skills only")
     if not steps:
         return np.zeros(models.meta_config.e_dim, np.float32)
-    rows = torch.from_numpy(positive_first(steps, models.meta_config.context_kept))
-    mean: Float32 = models.task_encoder(rows.unsqueeze(0)).mean.squeeze(0).numpy()
+    rows = np.concatenate([context_rows(episode) for episode in steps])
+    rows = positive_first(rows, models.skills_config.state_dim, models.meta_config.context_kept)
+    mean: Float32 = models.task_encoder(torch.from_numpy(rows).unsqueeze(0)).mean.squeeze(0).numpy()
     return mean
 
 

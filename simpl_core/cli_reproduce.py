@@ -31,6 +31,11 @@ OVERRIDES = ("collect", "skills", "meta", "simpl", "spirl")
 CONDITIONING = 20
 """Episodes that the method called plainly `simpl` is conditioned on."""
 
+FURTHER: Mapping[tuple[str, str], tuple[tuple[str, ...], ...]] = {
+    ("kitchen", "fast"): (("learning_rate=0.0007", "iterations=25000"),) * 2,
+}
+"""By domain and preset: settings of the runs that train the skills on (`--parent`), the learning rate starting anew."""
+
 Figure = Literal["kitchen", "conditioning", "maze40", "maze20", "maze10", "skills"]
 
 
@@ -133,10 +138,11 @@ class Reproduce:
         stages = [] if self.data else [self._collect(claim, Path(data), settings["collect"])]
         if not claim.methods:
             return stages + self._skills_measured(claim, data, base, settings["skills"])
-        stages.append(self._skills(claim, data, base / "skills", settings["skills"]))
+        skills, trained = self._skills(claim, data, base / "skills", settings["skills"])
+        stages += trained
         training = self.training or (() if claim.name == claim.domain else (claim.name,))
         given = (*_tasks(training), *_set(settings["meta"]))
-        meta = ("train", "meta", str(base / "skills"), *self._common(claim), *given)
+        meta = ("train", "meta", str(skills), *self._common(claim), *given)
         stages.append(_into(folder / "meta", meta, "weights.safetensors"))
         stages += [self._evaluation(claim, folder, method, settings) for method in claim.methods]
         return [*stages, Stage(("results", str(folder / "results"), "--figures", str(folder / "figures")))]
@@ -155,17 +161,26 @@ class Reproduce:
 
     def _collect(self, claim: Claim, data: Path, options: Sequence[str]) -> Stage:
         flags = [part for option in options for part in _flag(option)]
+        if claim.domain == "kitchen" and "--tasks" not in flags:
+            flags += ["--tasks", "paper"]
         return Stage(("collect", claim.domain, "--out", str(data), "--seed", str(self.seed), *flags), data)
 
-    def _skills(self, claim: Claim, data: str, out: Path, settings: Sequence[str]) -> Stage:
-        train = ("train", "skills", data, *self._common(claim), *_set(settings))
-        return _into(out, train, "weights.safetensors")
+    def _skills(self, claim: Claim, data: str, out: Path, settings: Sequence[str]) -> tuple[Path, list[Stage]]:
+        """Where the skills will be, and what makes them."""
+        train = ("train", "skills", data, *self._common(claim))
+        stages = [_into(out, (*train, *_set(settings)), "weights.safetensors")]
+        for number, further in enumerate(FURTHER.get((claim.domain, self.preset), ()), 2):
+            parent, out = out, out.with_name(f"{out.name.partition('.')[0]}.{number}")
+            again = (*train, "--parent", str(parent), *_set([*further, *settings]))
+            stages.append(_into(out, again, "weights.safetensors"))
+        return out, stages
 
     def _skills_measured(self, claim: Claim, data: str, base: Path, settings: Sequence[str]) -> list[Stage]:
         stages = []
         for name, own in (("skills", []), ("skills-open", ["decoder=open", "recovery=0"])):
-            stages.append(self._skills(claim, data, base / name, [*settings, *own]))
-            measure = ("skills", str(base / name), "--data", data, "--domain", claim.domain)
+            skills, trained = self._skills(claim, data, base / name, [*settings, *own])
+            stages += trained
+            measure = ("skills", str(skills), "--data", data, "--domain", claim.domain)
             stages.append(_into(base / f"{name}-report", measure, "report.json"))
         return stages
 

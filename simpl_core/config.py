@@ -117,6 +117,9 @@ class MetaConfig:
     share_episodes: bool = False
     """Judge every episode by all tasks' rewards instead of its own task's alone, where the environment can: all see
     what one does (the papers' agents only learn from a task's own episodes)."""
+    own_fraction: float = 0.0
+    """Of a batch of a task, the part drawn from its own episodes alone; the rest comes from all that it has. Shared
+    episodes soon outnumber its own, which alone tell the critics what the policy's present choices lead to."""
     batch_size: int = 256
     """Skill transitions per task and step."""
     buffer_size: int = 3000
@@ -127,6 +130,9 @@ class MetaConfig:
     """Gradient samples per new skill transition and task drawn: sets the number of steps an epoch."""
     epochs: int = 500
     """Each: two episodes per task."""
+    imitate: float = 0.0
+    """Weight of self-imitation with large contexts: skills of the replay that the critics hold better than the policy's
+    own pull it towards them, however far they are. The papers' have none."""
     learning_rate: float = 3e-4
     """Adam, for every network and weight."""
     gamma: float = 0.99
@@ -174,6 +180,8 @@ class AdaptConfig:
     """Never weaken the regularisation (SiMPL); SPiRL lets it move both ways."""
     kl_clip: float = 20.0
     """Largest policy KL that the critic's target subtracts."""
+    imitate: float = 0.0
+    """Weight of self-imitation, as in phase 2."""
     learning_rate: float = 3e-4
     """Adam, for policy and critics."""
     gamma: float = 0.99
@@ -246,7 +254,8 @@ META_PRESETS: dict[str, MetaConfig] = {
         tasks_small=2,
         tasks_large=14,
         tasks_mixed=4,
-        context_large=256,
+        context_large=512,
+        context_kept=64,
         share_episodes=True,
         batch_size=128,
         buffer_size=20_000,

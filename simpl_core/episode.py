@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -113,12 +112,11 @@ def context_rows(steps: SkillSteps) -> Float32:
     ).astype(np.float32)
 
 
-def positive_first(steps: Sequence[SkillSteps], keep: int) -> Float32:
-    """The rows of all `steps` as a context, (N, 2S + Z + 2), or `keep` of them: rewarded ones, then others evenly."""
-    rows: Float32 = np.concatenate([context_rows(episode) for episode in steps])
+def positive_first(rows: Float32, state_dim: int, keep: int) -> Float32:
+    """Of context rows [s, z, r, done, s'] (N, 2S + Z + 2) `keep`: rewarded ones, then others evenly; 0 keeps all."""
     if keep == 0 or len(rows) <= keep:
         return rows
-    rewards = np.concatenate([episode.rewards for episode in steps])
+    rewards = rows[:, -state_dim - 2]
     rewarded, others = np.flatnonzero(rewards > 0.0)[:keep], np.flatnonzero(rewards <= 0.0)
     spread = np.linspace(0, len(others) - 1, keep - len(rewarded)).astype(np.int64)
     kept: Float32 = rows[np.concatenate([rewarded, others[spread]])]

@@ -72,6 +72,16 @@ def skill_policy_loss(values: Tensor, kl: Tensor, alpha: Tensor) -> Tensor:
     return (alpha * kl - values.amin(0)).mean()
 
 
+def imitation_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """Self-imitation (Oh et al. 2018, Eq. 2, on Q): mean of -log pi(z | s, e) max(advantage, 0), z of the replay.
+
+    A policy that follows the gradient of Q from its own samples does not reach skills far from them; those that once
+    did better than it does pull it over. `log_prob` and `advantage` (B,), the latter Q(s, e, z) - Q(s, e, z'), z' ~ pi,
+    taken without gradient; a scalar.
+    """
+    return -(log_prob * advantage.detach().clamp(min=0.0)).mean()
+
+
 def weighted_divergence(kl: Tensor, weight: Tensor) -> Tensor:
     """Information bottleneck of the task encoder (PEARL Eq. 1): mean of weight KL(q(e | c) || N(0, I)).
 

@@ -119,7 +119,7 @@ def describe(means: Mapping[str, float], method: str, out: Path) -> str:
 
 def _adapt(evaluation: Evaluation, runs: Sequence[Run], episodes: int, out: Path, workers: int) -> None:
     """Bring all `runs` to their end and leave their scores in `out`."""
-    scores = [[float(score) for score in _saved(run).get("scores", ())] for run in runs]
+    scores = [[float(score) for score in _saved(run).get("scores", ())][:episodes] for run in runs]
     left = [index for index, made in enumerate(scores) if len(made) < episodes]
 
     def heard(index: int, new: list[float]) -> None:
@@ -210,7 +210,9 @@ def _folder(out: Path, task: Any, seed: int) -> Path:
 
 def _claim(out: Path, method: str, config: AdaptConfig, models: Models) -> None:
     """Mark `out` as this evaluation's, or refuse if it is another's."""
-    identity = {"method": method, "adapt": dataclasses.asdict(config), "models": _digest(models)}
+    # Not the number of episodes: an evaluation may be made longer or shorter.
+    adapt = {key: value for key, value in dataclasses.asdict(config).items() if key != "episodes"}
+    identity = {"method": method, "adapt": adapt, "models": _digest(models)}
     path = out / IDENTITY
     if path.is_file():
         theirs = json.loads(path.read_text())

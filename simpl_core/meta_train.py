@@ -55,7 +55,7 @@ class MetaTrainer:
     @property
     def missing(self) -> tuple[list[int], list[int]]:
         """Tasks whose contexts, and tasks whose replay, are too small to train on."""
-        contexts, replay = self.agent.contexts.sizes.tolist(), self.agent.replay.sizes.tolist()
+        contexts, replay = self.agent.contexts.sizes.tolist(), self.agent.own.sizes.tolist()
         return (
             [task for task, size in enumerate(contexts) if size < self.config.context_large],
             [task for task, size in enumerate(replay) if size < self.config.batch_size],
@@ -113,7 +113,7 @@ class MetaTrainer:
                 continue
             judged = judge(episode, self.tasks[task])
             earns = judged.score >= max(episode.score, 1.0)
-            yield Experience(task, to_skill_steps(judged), replay and earns, context)
+            yield Experience(task, to_skill_steps(judged), replay and earns, context, own=False)
 
     def _embedding(self, task: int, kind: str) -> Float32:
         if kind == PRIOR:
@@ -243,7 +243,7 @@ def _warm_up(trainer: MetaTrainer, safe: dict[str, Tensor]) -> dict[str, Tensor]
 
     def done() -> int:
         contexts = agent.contexts.sizes.clamp(max=config.context_large).sum()
-        return int(contexts + agent.replay.sizes.clamp(max=config.batch_size).sum())
+        return int(contexts + agent.own.sizes.clamp(max=config.batch_size).sum())
 
     total = count * (config.context_large + config.batch_size)
     if not any(trainer.missing):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from toy_domain import META, SKILL, STATE, unit_prior
 
+from simpl_core import equations
 from simpl_core.agents import Agent
-from simpl_core.agents.simpl import SimplAgent
+from simpl_core.agents.simpl import Experience, SimplAgent
 from simpl_core.agents.spirl import SpirlAgent, start_from_prior
 from simpl_core.config import AdaptConfig
 from simpl_core.episode import SkillSteps
@@ -249,6 +250,57 @@ def test_spirl_finds_the_skill_that_pays() -> None:
         agent.update(400)
     policy = agent.act(torch.randn(64, STATE), torch.zeros(64, 0))
     assert (policy.mean.mean(0) - torch.tensor([1.0, 0.5])).norm() < 0.4
+
+
+class Needle(torch.nn.Module):
+    """Critics that hold one skill far off good and give no hint of the way there: (2, B)."""
+
+    def __init__(self, best: torch.Tensor) -> None:
+        super().__init__()
+        self.best, self.learned = best, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, states: torch.Tensor, e: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        near = ((z - self.best).norm(dim=-1) < 0.3).float() + 0.0 * z.sum(-1) + 0.0 * self.learned
+        return near.expand(2, -1)
+
+
+@pytest.mark.parametrize(("imitate", "reached"), [(0.0, False), (1.0, True)])
+def test_self_imitation_reaches_a_skill_that_the_gradient_of_q_does_not_show(imitate: float, reached: bool) -> None:
+    best = np.array([3.0, -3.0], np.float32)
+    agent = task_agent(imitate=imitate, delta=100.0)
+    nowhere, ones = np.zeros((50, STATE), np.float32), np.ones(50, np.float32)
+    agent.add(SkillSteps(nowhere, np.tile(best, (50, 1)), ones, ones, nowhere))
+    agent.critics, agent.target_critics = Needle(torch.from_numpy(best)), Needle(torch.from_numpy(best))
+    agent.update(200)
+    mean = agent.act(torch.zeros(1, STATE), torch.zeros(1, 0)).mean.squeeze(0)
+    assert ((mean - torch.from_numpy(best)).norm() < 0.5) == reached
+    assert reached or mean.norm() < 0.5
+
+
+def test_self_imitation_moves_the_policy_of_meta_training_alone() -> None:
+    plain, imitating = meta_agent(), meta_agent(imitate=5.0)
+    for agent in (plain, imitating):
+        agent.update(1)
+    for name, differ in (("skill_policy.residual", True), ("critics", False), ("task_encoder", False)):
+        assert changed(snapshot(plain), snapshot(imitating), name) == differ, name
+
+
+def test_a_part_of_the_batch_comes_from_the_tasks_own_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewards tell where a row comes from: 2 from an own episode, 3 from another task's, which fill the replay."""
+    agent, drawn, target = meta_agent(own_fraction=0.25), [], equations.soft_target
+    for value, own in ((2.0, True), (3.0, False)):
+        steps = bandit_steps(META.buffer_size, np.zeros(2), 0)
+        steps = steps._replace(rewards=np.full(META.buffer_size, value, np.float32))
+        agent.add_all([Experience(task, steps, replay=True, context=False, own=own) for task in range(3)])
+
+    def spy(rewards: torch.Tensor, *others: object) -> torch.Tensor:
+        drawn.append(rewards.view(-1, META.batch_size))
+        return target(rewards, *others)
+
+    monkeypatch.setattr(equations, "soft_target", spy)
+    agent.update(1)
+    assert (drawn[0] == 2.0).sum(1).tolist() == [META.batch_size // 4] * len(drawn[0])
+    assert (drawn[0] == 3.0).sum(1).tolist() == [META.batch_size * 3 // 4] * len(drawn[0])
 
 
 def test_a_heavy_alpha_keeps_the_policy_at_the_prior() -> None:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROS_PACKAGE = ROOT / "ros2_ws" / "src" / "simpl"
 ROS_LIBRARIES = {"rclpy", "rcl_interfaces", "lifecycle_msgs", "sensor_msgs", "std_msgs", "std_srvs", "rosgraph_msgs"}
-ROS = ROS_LIBRARIES | {"builtin_interfaces", "simpl_interfaces", "launch", "launch_ros"}
+ROS = ROS_LIBRARIES | {"builtin_interfaces", "diagnostic_msgs", "simpl_interfaces", "launch", "launch_ros"}
 PHYSICS = {"mujoco", "gymnasium_robotics"}
 
 # Modules that a module or package must not import, wherever in the file the import stands; first match decides.

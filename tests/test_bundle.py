@@ -114,7 +114,7 @@ def test_a_linked_folder_is_refused(copy, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda d: d.update(schema_version=2), "has schema version 2; this program reads 1"),
+        (lambda d: d.update(schema_version=1), "has schema version 1; this program reads 2"),
         (lambda d: d.pop("schema_version"), "has schema version None"),
         (lambda d: d["robot"].update(action_scale=[20.0] * 9), "states model version"),
         (lambda d: d.update(provenance={"command": "another"}), "states model version"),

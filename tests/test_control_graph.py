@@ -308,6 +308,27 @@ def test_the_plant_comes_to_rest_when_the_guard_is_killed(doomed):
     wait_for(lambda: movement() < 0.01)
 
 
+def test_a_killed_guard_is_replaced_by_zeros_the_policy_says_so_and_a_new_guard_takes_over(doomed):
+    """A velocity controller without a watchdog would go on with the guard's last word."""
+    heard = len(doomed.status)
+    doomed.rig.finish("guard", signal.SIGKILL)
+    alive = len(doomed.commands)
+    wait_for(lambda: len(doomed.commands) > alive and not np.any(doomed.commands[-1].data))
+    stopped = len(doomed.commands) - 1
+    said = doomed.status.wait(lambda status: status.reason and status.state == "terminal", start=heard)
+    assert said.reason == "the guard does not answer"
+    wait_for(lambda: doomed.rig.node.count_publishers(topics.COMMANDS.name) <= 1)  # the dead guard's, for a while
+    doomed.assert_still(stopped)
+    refused = doomed.rig.call(topics.BEGIN_EPISODE, BeginEpisode.Request(episode=90, e=E, seed=0))
+    assert not refused.success and "no guard" in refused.message
+
+    first = len(doomed.guard_states)
+    doomed.rig.start("guard")
+    wait_for(lambda: len(doomed.guard_states) > first)
+    doomed.set_in_motion()
+    assert not any(state.flags & Flags.SECOND_PUBLISHER for state in list(doomed.guard_states)[first:])
+
+
 def test_every_node_ends_cleanly_on_a_signal_and_leaves_the_arm_stopped(doomed):
     start = len(doomed.actions)
     status, output = doomed.rig.finish("policy", signal.SIGINT)
@@ -481,6 +502,7 @@ def test_flags_and_modes_have_the_values_of_the_message():
         ("policy", {"bundle": "/nowhere", "rate_hz": 50.0}, "driven at 12.5 Hz"),
         ("guard", {"profile": "r2d2"}, "no robot profile 'r2d2'; there are: "),
         ("guard", {"action_timeout": -1.0}, "action_timeout"),
+        ("guard", {"controller_manager": "controller_manager"}, "controller_manager_msgs"),
         ("arm_sim", {"lockstep": "maybe"}, "lockstep"),
     ],
 )

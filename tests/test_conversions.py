@@ -19,6 +19,7 @@ from simpl_interfaces.msg import Transition as TransitionMessage
 
 from simpl import conversions, interfaces, runtime_env
 from simpl.core.guard import Command, Flags, Mode
+from simpl.core.guard_types import TrajectoryPoint
 from simpl.core.policy_types import PolicyTick
 from simpl.core.transition import Transition
 from simpl_core.errors import BundleError
@@ -95,6 +96,25 @@ def test_nan_reaches_the_guard() -> None:
     assert np.isnan(wanted.velocity).all()
 
 
+def test_the_guard_hears_the_age_of_a_state_and_the_order_of_joints() -> None:
+    message = over_the_wire(conversions.to_policy_action(tick()._replace(stamp=1_000_000_000), ["a", "b"]))
+    wanted = conversions.to_wanted(message, newest=1_250_000_000)
+    assert (wanted.age, wanted.joints) == (0.25, ("a", "b"))
+    assert conversions.to_wanted(PolicyAction(), newest=1_250_000_000).age == 0.0, "a stamp of zero says nothing"
+
+
+def test_a_trajectory_keeps_its_times_and_names() -> None:
+    points = [
+        TrajectoryPoint(np.array([0.1]), np.array([0.2]), 0.08),
+        TrajectoryPoint(np.array([0.3]), np.zeros(1), 1.5),
+    ]
+    message = over_the_wire(conversions.to_trajectory_command(["a"], points))
+    assert message.joint_names == ["a"] and (message.header.stamp.sec, message.header.stamp.nanosec) == (0, 0)
+    times = [(point.time_from_start.sec, point.time_from_start.nanosec) for point in message.points]
+    assert times == [(0, 80_000_000), (1, 500_000_000)]
+    assert [(list(p.positions), list(p.velocities)) for p in message.points] == [([0.1], [0.2]), ([0.3], [0.0])]
+
+
 def test_arrays_are_the_readers_own() -> None:
     message = PolicyAction(z=[1.0, 2.0])
     array = conversions.float32_array(message.z)
@@ -115,11 +135,11 @@ def test_joint_state() -> None:
 
 def test_guard_state() -> None:
     command = Command(np.zeros(9), 7, Mode.FAULT, Flags.NONFINITE | Flags.FAULT, "NaN")
-    message = over_the_wire(conversions.to_guard_state(command, 5, interventions=2, commands=11))
+    message = over_the_wire(conversions.to_guard_state(command, 5, interventions=2, commands=11, counts=[3, 0, 2**40]))
     assert isinstance(message, GuardState)
     assert message.flags == GuardState.FLAG_NONFINITE + GuardState.FLAG_FAULT
     assert (message.mode, message.tick, message.reason) == (GuardState.FAULT, 7, "NaN")
-    assert (message.interventions, message.commands) == (2, 11)
+    assert (message.interventions, message.commands, list(message.flag_counts)) == (2, 11, [3, 0, 2**40])
 
 
 def test_flags_and_modes_have_one_number_each() -> None:
@@ -162,8 +182,8 @@ def test_tables_are_whole() -> None:
     assert {id(entry) for entry in named} == {id(entry) for entry in (*interfaces.TOPICS, *interfaces.SERVICES)}
     names = [entry.name for entry in named]
     assert len(set(names)) == len(names)
-    # Relative, so that a namespace holds the whole graph; the clock is the one thing all graphs share.
-    assert [name for name in names if name.startswith("/")] == ["/clock"]
+    # Relative, so that a namespace holds the whole graph; time and health are what all graphs share.
+    assert [name for name in names if name.startswith("/")] == ["/clock", "/diagnostics"]
 
 
 def test_discovery_stays_on_this_machine_unless_asked() -> None:

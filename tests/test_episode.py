@@ -53,5 +53,5 @@ def test_score_is_the_sum_of_rewards() -> None:
     ],
 )
 def test_a_condensed_context_keeps_rewarded_rows(keep: int, first_states: list[int]) -> None:
-    steps = [to_skill_steps(episode([0, 3, 6], terminated=True))] * 2
-    assert positive_first(steps, keep)[:, 0].tolist() == first_states
+    rows = np.concatenate([context_rows(to_skill_steps(episode([0, 3, 6], terminated=True)))] * 2)
+    assert positive_first(rows, 1, keep)[:, 0].tolist() == first_states

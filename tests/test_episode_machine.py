@@ -242,7 +242,7 @@ def test_by_the_wall_clock_an_action_may_be_overtaken_but_a_silent_guard_breaks_
     assert recorder.take(GUARD_WAIT) == [] and recorder.broken  # of 102 it says nothing for long
 
 
-@pytest.mark.parametrize("mode", [Mode.ESTOP, Mode.FAULT])
+@pytest.mark.parametrize("mode", [Mode.ESTOP, Mode.FAULT, Mode.PAUSED])
 def test_a_latched_guard_costs_the_episode_and_holds_the_run_until_its_reset(mode: Mode) -> None:
     world = begun()
     world.run(until=BeginEpisode)

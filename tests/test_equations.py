@@ -68,6 +68,16 @@ def test_skill_policy_loss_gradient_through_sample_and_divergence() -> None:
     assert torch.autograd.gradcheck(loss, inputs)
 
 
+def test_imitation_loss_by_hand() -> None:
+    # -(-2 * 0.5) and -(-7 * 0), mean 0.5; the advantage takes no gradient
+    log_prob, advantage = torch.tensor([-2.0, -7.0]), torch.tensor([0.5, -3.0], requires_grad=True)
+    log_prob.requires_grad_(True)
+    loss = equations.imitation_loss(log_prob, advantage)
+    loss.backward()
+    assert loss.item() == 0.5
+    assert advantage.grad is None and log_prob.grad is not None and log_prob.grad.tolist() == [-0.25, 0.0]
+
+
 def test_policy_without_values_goes_back_to_the_prior() -> None:
     """With constant values the minimiser of Eq. 4 is the prior itself."""
     mean = torch.tensor([[2.0, -1.0]], requires_grad=True)

@@ -105,6 +105,19 @@ def test_finished_runs_are_kept_when_tasks_are_added(tmp_path: Path, toy: evalua
     assert read_scores(tmp_path / "scores.csv").values.shape == (1, 2, 11)
 
 
+def test_an_evaluation_can_be_made_longer_and_shorter(tmp_path: Path, toy: evaluate.Evaluation) -> None:
+    def scores(out: str, episodes: int) -> np.ndarray:
+        config = dataclasses.replace(CONFIG, episodes=episodes)
+        evaluate.run(dataclasses.replace(toy, config=config), TASKS[:1], [0], tmp_path / out)
+        return read_scores(tmp_path / out / "scores.csv").values
+
+    short = scores("longer", 3)
+    whole = scores("whole", 7)
+    np.testing.assert_array_equal(scores("longer", 7), whole)
+    np.testing.assert_array_equal(short, whole[..., : short.shape[-1]])
+    np.testing.assert_array_equal(scores("longer", 3), short)
+
+
 def test_smoothing_looks_back_only() -> None:
     np.testing.assert_allclose(smoothed(np.array([[1.0, 2, 3, 4]]), 2), [[1, 1.5, 2.5, 3.5]])
 

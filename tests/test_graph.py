@@ -18,9 +18,9 @@ from simpl.graph import (
     STOP_ORDER,
     AdaptSettings,
     NodeSpec,
+    acting_graph,
     adapt_graph,
     render_parameters,
-    sim_graph,
     stop_rank,
 )
 from simpl_core.errors import ConfigError, TaskError
@@ -38,7 +38,7 @@ def test_the_default_task_was_in_no_training_set() -> None:
 
 def test_the_graph_has_the_five_nodes_and_only_the_learner_is_started_again() -> None:
     nodes = graph()
-    assert set(nodes) == {name for names in STOP_ORDER for name in names}
+    assert set(nodes) | {"franka_fci"} == {name for names in STOP_ORDER for name in names}
     assert [name for name, spec in nodes.items() if spec.respawn] == ["learner"]
     assert [name for name, spec in nodes.items() if spec.ends_run] == ["bridge"]
 
@@ -72,8 +72,36 @@ def test_a_namespace_is_given_to_every_node() -> None:
     assert {spec.namespace for spec in graph(namespace="/lab/left").values()} == {"lab/left"}
 
 
+def test_a_real_arm_brings_its_profile_topics_and_driver_to_every_node_that_needs_them() -> None:
+    settings = AdaptSettings(use_sim=False, rate="real", profile="franka_fr3", driver="franka_fci", robot_ip="10.0.0.2")
+    specs = {spec.name: spec for spec in adapt_graph(settings, BUNDLE, RUN)}
+    assert set(specs) == {"franka_fci", "guard", "policy", "learner", "bridge"}
+    profiles = {specs[name].parameters["profile"] for name in ("franka_fci", "guard", "policy")}
+    assert len(profiles) == 1 and Path(profiles.pop()).name == "franka_fr3.yaml"
+    assert specs["franka_fci"].parameters["robot_ip"] == "10.0.0.2"
+    assert all(spec.remappings == (("joint_states", "franka/joint_states"),) for spec in specs.values())
+    assert stop_rank(specs["franka_fci"]) > stop_rank(specs["guard"])
+    without = acting_graph(AdaptSettings(use_sim=False, rate="real", profile="iiwa14"), BUNDLE, None)
+    assert [spec.name for spec in without] == ["guard", "policy"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"profile": "franka_fr3"}, "the simulated arm is mujoco_kitchen"),
+        ({"driver": "franka_fci", "robot_ip": "10.0.0.2"}, "the simulated arm is mujoco_kitchen"),
+        ({"use_sim": False, "rate": "real", "driver": "franka_fci"}, "a driver needs an address"),
+        ({"use_sim": False, "rate": "real", "robot_ip": "10.0.0.2"}, "a driver needs an address"),
+        ({"use_sim": False, "rate": "real", "driver": "kuka"}, "there are none, franka_fci"),
+    ],
+)
+def test_an_impossible_robot_is_named(settings, words) -> None:
+    with pytest.raises(ConfigError, match=words):
+        AdaptSettings(**settings)
+
+
 def test_the_small_graph_records_only_where_it_is_told_to() -> None:
-    specs = {spec.name: spec for spec in sim_graph(AdaptSettings(), BUNDLE, None)}
+    specs = {spec.name: spec for spec in acting_graph(AdaptSettings(), BUNDLE, None)}
     assert set(specs) == {"arm_sim", "guard", "policy"}
     assert specs["arm_sim"].parameters["output_folder"] == ""
 

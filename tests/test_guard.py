@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from simpl.core.guard import Flags, Guard, GuardSettings, Mode, MotionLimits, Wanted
+from simpl.core.guard import Command, Flags, Guard, GuardSettings, Mode, MotionLimits, Wanted
+from simpl.core.interventions import InterventionLog
 from simpl.core.profile import parse_profile
 
 PERIOD = 0.1
 
 
-def make_profile(acceleration=None, margin=0.1):
-    joint = {"unit": "rad", "position": [-1.0, 1.0], "velocity": 2.0, "acceleration": acceleration}
+def make_profile(acceleration=None, margin=0.1, jerk=None):
+    joint = {"unit": "rad", "position": [-1.0, 1.0], "velocity": 2.0, "acceleration": acceleration, "jerk": jerk}
     return parse_profile(
         {
             "name": "three",
@@ -44,19 +45,19 @@ class Clock:
 class Rig:
     """A guard with a clock, a resting arm and a policy that counts its ticks."""
 
-    def __init__(self, acceleration=None, **times):
+    def __init__(self, acceleration=None, jerk=None, **times):
         self.clock = Clock()
-        self.guard = Guard(make_profile(acceleration), GuardSettings(**times), self.clock)
+        self.guard = Guard(make_profile(acceleration, jerk=jerk), GuardSettings(**times), self.clock)
         self.tick = 0
 
     def at(self, *position):
         self.guard.on_state(np.array(position, dtype=float))
         return self
 
-    def act(self, velocity, *, episode=1, step=None, active=True):
+    def act(self, velocity, *, episode=1, step=None, active=True, **more):
         self.tick += 1
         step = self.tick - 1 if step is None else step
-        return self.guard.on_action(Wanted(velocity, self.tick, episode, step, active))
+        return self.guard.on_action(Wanted(velocity, self.tick, episode, step, active, **more))
 
     def wait(self, seconds):
         self.clock.time += seconds
@@ -110,8 +111,8 @@ def test_what_the_arms_own_end_would_have_cut_off_anyway_is_no_intervention():
 
 def test_braking_for_the_end_is_an_intervention_with_no_margin_too():
     limits = MotionLimits(make_profile(acceleration=5.0, margin=0.0))
-    velocity, flags = limits.apply(np.array([2.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]), np.array([0.7, 0.0, 0.0]))
-    assert velocity[0] * PERIOD + velocity[0] ** 2 / 10.0 == pytest.approx(0.3)
+    velocity, flags = limits.apply(np.array([2.0, 0.0, 0.0]), np.array([2.0, 0.0, 0.0]), np.array([0.55, 0.0, 0.0]))
+    assert velocity[0] * PERIOD + velocity[0] ** 2 / 10.0 == pytest.approx(0.45)
     assert flags == Flags.POSITION_LIMIT
 
 
@@ -126,7 +127,29 @@ def test_change_of_velocity_is_limited_along_the_way():
     first = rig.act([1.0, 0.5, 0.0])  # 5 rad/s^2 for 0.1 s
     np.testing.assert_allclose(first.velocity, [0.5, 0.25, 0.0])
     assert first.flags == Flags.ACCELERATION_LIMIT
-    np.testing.assert_allclose(rig.act([1.0, 0.5, 0.0]).velocity, [1.0, 0.5, 0.0])
+    np.testing.assert_allclose(rig.wait(PERIOD).act([1.0, 0.5, 0.0]).velocity, [1.0, 0.5, 0.0])
+
+
+def test_a_burst_of_actions_accelerates_no_more_than_one(rig):
+    """A change is judged by the time it had: ten actions within a period are one period's change."""
+    rig = Rig(acceleration=5.0).at(0.0, 0.0, 0.0)
+    first = rig.act([2.0, 0.0, 0.0]).velocity[0]
+    for _ in range(10):
+        last = rig.wait(PERIOD / 10).act([2.0, 0.0, 0.0])
+    assert last.velocity[0] - first == pytest.approx(0.5)
+
+
+def test_jerk_is_limited_on_the_way_up_and_at_its_end():
+    """20 rad/s^3 for 0.1 s: 2 rad/s^2 more each time, so 0.2 and 0.4 rad/s faster, and as gently into the end."""
+    rig, speeds = Rig(acceleration=50.0, jerk=20.0).at(0.0, 0.0, 0.0), []
+    for _ in range(12):
+        command = rig.at(0.0, 0.0, 0.0).act([1.0, 0.0, 0.0])
+        speeds.append(command.velocity[0])
+        rig.wait(PERIOD)
+    np.testing.assert_allclose(speeds[:2], [0.2, 0.6])
+    change = np.diff([0.0, 0.0, *speeds], n=2) / PERIOD**2
+    assert (np.abs(change) <= 20.0 + 1e-6).all()
+    assert max(speeds) <= 1.0 + 1e-12 and speeds[-1] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_braking_distance_is_kept():
@@ -153,7 +176,7 @@ def test_an_arm_that_obeys_never_leaves_its_limits(velocities, start, accelerati
     """An ideal integrator driven through the guard, whatever the policy asks for."""
     rig, position, previous = Rig(acceleration=acceleration), start, np.zeros(3)
     for wanted in velocities:
-        velocity = rig.at(*position).act(wanted).velocity
+        velocity = rig.wait(PERIOD).at(*position).act(wanted).velocity
         assert (np.abs(velocity) <= 2.0).all()
         if acceleration:
             # Stopping before a limit may brake harder than the limit only as far as rounding goes.
@@ -196,12 +219,22 @@ def test_whatever_comes_what_goes_out_is_three_finite_numbers_within_limits(velo
         ([0.1, 0.1], Flags.WRONG_SIZE),
         ([], Flags.WRONG_SIZE),
         (["fast", "fast", "fast"], Flags.WRONG_SIZE),
+        (["1.0", "1.0", "1.0"], Flags.WRONG_SIZE),  # numpy would read them
+        (np.array([1.0 + 2.0j] * 3), Flags.WRONG_SIZE),  # and drop the half of these
+        ([10**400, 0, 0], Flags.WRONG_SIZE),
     ],
 )
 def test_an_impossible_action_latches_a_fault(rig, velocity, flag):
     rig.act([1.0, 0.0, 0.0])
     assert_zero(rig.act(velocity), Mode.FAULT, flag | Flags.FAULT)
     assert_zero(rig.act([0.1, 0.1, 0.1]), Mode.FAULT, flag | Flags.FAULT)
+
+
+def test_an_action_for_other_joints_or_another_order_is_a_fault(rig):
+    assert rig.act([0.1, 0.2, 0.3], joints=("a", "b", "c")).mode is Mode.RUNNING
+    command = rig.act([0.1, 0.2, 0.3], joints=("b", "a", "c"))
+    assert_zero(command, Mode.FAULT, Flags.WRONG_SIZE)
+    assert "b, a, c" in command.reason
 
 
 def test_a_refused_joint_state_latches_a_fault_until_a_good_one_comes(rig):
@@ -308,6 +341,12 @@ def test_a_policy_that_falls_silent_while_the_state_is_stale_is_noticed_too(rig)
     assert rig.guard.watch() is None
 
 
+def test_an_action_from_a_state_of_long_ago_is_stale_however_fresh_it_arrives(rig):
+    """What a model that hung says when it comes back."""
+    assert_zero(rig.act([1.0, 0.0, 0.0], age=0.5), Mode.STOPPED, Flags.STALE_ACTION)
+    assert rig.act([1.0, 0.0, 0.0], age=0.05).mode is Mode.RUNNING
+
+
 def test_nothing_moves_before_the_first_joint_state():
     assert_zero(Rig().act([1.0, 0.0, 0.0]), Mode.STOPPED, Flags.STALE_STATE)
 
@@ -324,3 +363,139 @@ def test_the_last_command_is_zeros_and_keeps_a_latch(rig):
     assert_zero(rig.guard.shutdown(), Mode.STOPPED, Flags.SHUTDOWN)
     rig.guard.estop()
     assert_zero(rig.guard.shutdown(), Mode.ESTOP, Flags.SHUTDOWN)
+
+
+# -- stops that can wait ---------------------------------------------------------------------------------------------
+
+
+def ramp(rig):
+    """Commands that the watchdog sends until the arm stands."""
+    sent = []
+    for _ in range(200):
+        command = rig.wait(0.02).guard.watch()
+        if command is None:
+            return sent
+        sent.append(command)
+    raise AssertionError("the arm never stands")
+
+
+def moving(**limits):
+    rig = Rig(zero_repeat=0.0, **limits).at(0.0, 0.0, 0.0)
+    for _ in range(10):
+        command = rig.wait(PERIOD).at(0.0, 0.0, 0.0).act([1.0, -0.5, 0.0])
+    np.testing.assert_allclose(command.velocity, [1.0, -0.5, 0.0], atol=1e-3)
+    return rig
+
+
+STOPS = {
+    "pause": (lambda rig: rig.guard.pause().command, Mode.PAUSED, Flags.PAUSED),
+    "end": (lambda rig: rig.act([0.0, 0.0, 0.0], active=False), Mode.STOPPED, Flags.EPISODE_END),
+}
+
+
+@pytest.mark.parametrize("jerk", [None, 100.0])
+@pytest.mark.parametrize("kind", STOPS)
+def test_a_stop_that_can_wait_keeps_the_limits_and_ends_in_zeros(kind, jerk):
+    rig, (stop, mode, flag) = moving(acceleration=5.0, jerk=jerk), STOPS[kind]
+    before = np.array([1.0, -0.5, 0.0])
+    rig.wait(0.02)
+    commands = [stop(rig), *ramp(rig)]
+    assert {command.mode for command in commands} == {mode} and {command.flags for command in commands} == {flag}
+    speeds = np.array([before, *[command.velocity for command in commands]])
+    assert (np.abs(np.diff(speeds, axis=0)) <= 5.0 * 0.02 + 1e-5).all()
+    assert (np.diff(np.abs(speeds), axis=0) <= 1e-9).all() or jerk
+    assert not speeds[-1].any()
+    assert len(commands) == 10 if jerk is None else 10 < len(commands) < 25  # 1 rad/s at 5 rad/s^2 takes 0.2 s
+
+
+@pytest.mark.parametrize(
+    "stop", [lambda guard: guard.estop(), lambda guard: guard.watch(["/teleop"]), lambda g: g.shutdown(at_once=True)]
+)
+def test_a_stop_that_cannot_wait_is_zeros_at_once(stop):
+    assert not stop(moving(acceleration=5.0).guard).velocity.any()
+
+
+def test_a_shutdown_slows_down_first():
+    rig, commands = moving(acceleration=5.0), []
+    while not commands or commands[-1].velocity.any():
+        rig.wait(0.02)
+        commands.append(rig.guard.shutdown())
+    assert {command.flags for command in commands} == {Flags.SHUTDOWN}
+    assert len(commands) == 10
+
+
+def test_a_pause_holds_until_resume_and_then_goes_on():
+    rig = Rig().at(0.0, 0.0, 0.0)
+    rig.act([1.0, 0.0, 0.0])
+    assert_zero(rig.guard.pause().command, Mode.PAUSED, Flags.PAUSED)
+    assert_zero(rig.act([1.0, 0.0, 0.0]), Mode.PAUSED, Flags.PAUSED)
+    assert rig.guard.reset().success and rig.guard.mode is Mode.PAUSED, "only resume ends a pause"
+    assert rig.guard.resume().success
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+    assert rig.guard.resume() == (True, "nothing is paused", None)
+
+
+def test_a_fault_in_a_pause_is_latched_and_the_pause_outlives_its_reset():
+    rig = Rig().at(0.0, 0.0, 0.0)
+    rig.guard.pause()
+    assert_zero(rig.act([math.nan] * 3), Mode.FAULT, Flags.NONFINITE)
+    assert not Rig().guard.pause().command.velocity.any()
+    assert rig.wait(0.2).at(0.0, 0.0, 0.0).guard.reset().success
+    assert rig.guard.mode is Mode.PAUSED
+    rig.guard.estop()
+    refused = rig.guard.resume()
+    assert not refused.success and "guard/reset" in refused.message
+    assert rig.at(0.0, 0.0, 0.0).guard.reset().success and rig.guard.mode is Mode.STOPPED
+
+
+# -- controller, counts, trajectories --------------------------------------------------------------------------------
+
+
+def test_a_controller_that_would_not_obey_stops_the_episode(rig):
+    rig.act([1.0, 0.0, 0.0], episode=3, step=5)
+    stopped = rig.guard.watch(controller="controller x is inactive, wanted active")
+    assert_zero(stopped, Mode.STOPPED, Flags.NO_CONTROLLER)
+    assert_zero(rig.act([1.0, 0.0, 0.0], episode=3, step=6), Mode.STOPPED, Flags.NO_CONTROLLER)
+    rig.guard.watch()
+    assert_zero(rig.act([1.0, 0.0, 0.0], episode=3, step=7), Mode.STOPPED, Flags.EPISODE_END)
+    assert rig.act([1.0, 0.0, 0.0], episode=4, step=0).mode is Mode.RUNNING
+
+
+def test_an_arm_that_cannot_stop_before_its_end_any_more_is_stopped_at_once():
+    """It was moved by somebody: 0.04 rad are left, and braked to 0.5 rad/s it takes 0.5 x 0.1 and then stands."""
+    rig = moving(acceleration=5.0)
+    command = rig.wait(PERIOD).at(0.96, 0.0, 0.0).act([1.0, 0.0, 0.0])
+    assert_zero(command, Mode.STOPPED, Flags.POSITION_LIMIT)
+    assert "a cannot stop before its end" in command.reason
+
+
+def test_interventions_are_counted_by_kind(rig):
+    rig.act([4.0, 0.0, 0.0])
+    rig.act([9.0, 0.0, 0.0])
+    rig.at(0.95, 0.0, 0.0).act([1.0, 0.0, 0.0])
+    rig.wait(0.17).guard.watch()
+    rig.guard.estop()
+    counted = {flag: int(rig.guard.counts[flag.bit_length() - 1]) for flag in Flags if flag}
+    expected = {Flags.VELOCITY_LIMIT: 2, Flags.POSITION_LIMIT: 1, Flags.STALE_ACTION: 1, Flags.ESTOP: 1}
+    assert {flag: count for flag, count in counted.items() if count} == expected
+
+
+def test_the_log_says_each_kind_once_and_then_how_often():
+    log = InterventionLog()
+    limited = Command(np.zeros(3), 1, Mode.RUNNING, Flags.VELOCITY_LIMIT, "too fast")
+    assert log.note(limited, 0.0) == "too fast"
+    assert [log.note(limited, 0.01 * k) for k in range(1, 400)] == [""] * 399
+    assert log.note(Command(np.zeros(3), 0, Mode.ESTOP, Flags.ESTOP, "pressed"), 4.0) == "ESTOP: pressed"
+    assert log.note(limited, 5.0) == "too fast (400 commands since this was last said)"
+
+
+def test_a_trajectory_ends_at_rest_within_the_acceleration_limit():
+    rig = moving(acceleration=5.0).at(0.1, 0.2, 0.3)
+    first, last = rig.guard.trajectory(np.array([1.0, -0.5, 0.0]))
+    np.testing.assert_allclose(first.position, [0.2, 0.15, 0.3])
+    assert not last.velocity.any()
+    # From 1 rad/s in steps of 0.5 rad/s: half a period's way more than v^2 / 2a.
+    assert last.position[0] - first.position[0] == pytest.approx(0.05)
+    (rest,) = rig.guard.trajectory(np.zeros(3))
+    np.testing.assert_array_equal(rest.position, [0.1, 0.2, 0.3])
+    assert Rig().guard.trajectory(np.zeros(3)) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from simpl.core.guard import Flags, Guard, GuardSettings, Mode, Wanted
 from simpl.core.homing import SETTLE, SHARE, SPEED_UP, STRAY, TOLERANCE, HomeRunner, HomingError, plan_home
 from simpl.core.policy_loop import LoopSettings, PolicyLoop
-from simpl.core.profile import JointLimits, RobotProfile, parse_profile
+from simpl.core.profile import JointLimits, RobotProfile, load_profile, parse_profile
+from simpl.core.profile_files import find_profile
 from simpl.core.robot_state import RobotState
 from simpl_core.errors import ConfigError, SimplError
 
@@ -25,7 +28,7 @@ def make_profile(home=HOME, *, velocity=(2.0, 1.0, 0.1), acceleration=(5.0, None
             ("a", "b", "finger"), ("rad", "rad", "m"), ends, velocity, acceleration, strict=False
         )
     ]
-    return RobotProfile("test", "three joints", rate, 0.05, tuple(joints), ("door",), home)
+    return RobotProfile("test", "three joints", rate, 0.05, tuple(joints), ("door",), home=home)
 
 
 def drive(runner: HomeRunner, position, *, follow=1.0, sag=0.0, noise=0.0, stuck=None, seconds=40.0):
@@ -71,17 +74,69 @@ def test_it_takes_no_longer_than_its_share_asks_for() -> None:
     assert path.duration == pytest.approx(max(1.875 * 1.0 / 1.0, np.sqrt(10 / np.sqrt(3) * 1.0 / 2.5)))
 
 
-@pytest.mark.parametrize("rate", [12.5, 50.0, 100.0])
-def test_an_arm_that_follows_gets_home_within_the_guards_limits(rate: float) -> None:
-    profile = make_profile(rate=rate)
-    runner, guard = HomeRunner(profile), Guard(profile, GuardSettings(), now=lambda: 0.0)
-    positions, velocities = drive(runner, (1.8, 1.2, 0.0), noise=0.0005)
-    assert runner.arrived and "home after" in runner.outcome
-    assert np.abs(positions[-1] - HOME).max() < 0.03
-    for step, (position, velocity) in enumerate(zip(positions, velocities, strict=False)):
+def through_guard(profile: RobotProfile, start, *, most_seconds=60.0) -> tuple[HomeRunner, np.ndarray, Flags, float]:
+    """An arm that obeys a guard: where it ends, what the guard changed, and by how much of the velocity limits."""
+    clock = [0.0]
+    runner, guard = HomeRunner(profile), Guard(profile, GuardSettings(), now=lambda: clock[0])
+    position, flags, changed = np.array(start, float), Flags.NONE, 0.0
+    for step in range(int(most_seconds / profile.period)):
+        move = runner.act(position.astype(np.float32))
+        if move is None:
+            break
         guard.on_state(position)
-        command = guard.on_action(Wanted(velocity, step + 1, 0, step, True))
-        assert command.mode is Mode.RUNNING and command.flags is Flags.NONE, "the guard has nothing to change"
+        command = guard.on_action(Wanted(move.action.astype(float), step + 1, 0, step, True))
+        assert command.mode is Mode.RUNNING, command.reason
+        flags |= command.flags
+        changed = max(changed, float((np.abs(command.velocity - move.action) / profile.velocity_limits()).max()))
+        position = position + command.velocity * profile.period
+        clock[0] += profile.period
+    return runner, position, flags, changed
+
+
+@pytest.mark.parametrize(("rate", "jerk"), [(12.5, None), (50.0, None), (100.0, None), (12.5, 40.0)])
+def test_an_arm_that_follows_gets_home_within_the_guards_limits(rate: float, jerk: float | None) -> None:
+    profile = make_profile(rate=rate)
+    first, *others = profile.joints
+    profile = dataclasses.replace(profile, joints=(dataclasses.replace(first, jerk=jerk), *others))
+    runner, position, flags, changed = through_guard(profile, (1.8, 1.2, 0.0))
+    assert runner.arrived and "home after" in runner.outcome
+    assert np.abs(position - HOME).max() < 0.03
+    # Under a jerk limit the guard follows every ramp a little later, so that it can end it in time: changes are small.
+    assert flags in ((Flags.NONE,) if jerk is None else (Flags.NONE, Flags.JERK_LIMIT))
+    assert changed < (1e-6 if jerk is None else 0.05), "the guard has next to nothing to change"
+
+
+def test_a_jerk_limit_makes_the_way_longer() -> None:
+    profile = make_profile()
+    gentle = dataclasses.replace(
+        profile, joints=tuple(dataclasses.replace(one, acceleration=5.0, jerk=2.0) for one in profile.joints)
+    )
+    start = np.array([1.0, -0.5, 0.04])
+    assert plan_home(gentle, start).duration == pytest.approx(np.cbrt(60.0 * 1.0 / (SHARE * 2.0)))
+
+
+@pytest.mark.parametrize("name", ["franka_fr3", "iiwa14", "kinova_gen3"])
+def test_the_profiles_we_ship_get_home_inside_their_box(name: str) -> None:
+    profile = load_profile(find_profile(name))
+    rng, home = np.random.default_rng(0), np.array(profile.home)
+    for _ in range(2):
+        runner, position, flags, changed = through_guard(profile, home + rng.uniform(-0.2, 0.2, home.size))
+        assert runner.arrived, runner.outcome
+        assert flags in (Flags.NONE, Flags.JERK_LIMIT) and changed < 0.01
+        assert np.abs(position - home).max() < TOLERANCE["rad"]
+
+
+def test_a_way_through_a_wall_of_the_box_is_refused_before_anything_moves() -> None:
+    profile = load_profile(find_profile("franka_fr3"))
+    # On the other side of the base: the straight way leads the tool past its side walls.
+    start = np.array(profile.home) + np.array([1.2, 0, 0, 0, 0, 0, 0])
+    over = dataclasses.replace(profile, home=(-1.2, *profile.home[1:]))
+    with pytest.raises(HomingError, match=r"leaves the workspace after \d+\.\d s of \d+\.\d s"):
+        plan_home(over, np.array(profile.home))
+    # Coming back from outside is no crime: each step is further in than the one before.
+    assert plan_home(profile, start).duration > 0.0
+    runner = HomeRunner(over)
+    assert runner.act(np.array(profile.home, np.float32)) is None and "leaves the workspace" in runner.outcome
 
 
 def test_an_arm_that_sags_and_lags_gets_home_all_the_same() -> None:
@@ -127,7 +182,7 @@ def test_the_profile_reads_its_home_and_counts_it() -> None:
     document = {"name": "n", "description": "d", "control_rate_hz": 10.0, "position_margin": 0.0, "joints": [joint]}
     assert parse_profile({**document, "objects": [], "home": [0.5]}, "x").home == (0.5,)
     assert parse_profile({**document, "objects": []}, "x").home is None
-    with pytest.raises(ConfigError, match="home has 2 numbers"):
+    with pytest.raises(ConfigError, match=r"home is \[0.5, 0.1\], wanted a list of 1"):
         parse_profile({**document, "objects": [], "home": [0.5, 0.1]}, "x")
     with pytest.raises(ConfigError, match="home is 'up', wanted a finite number"):
         parse_profile({**document, "objects": [], "home": ["up"]}, "x")

@@ -9,7 +9,7 @@ from sim.kitchen import CONTROL_PERIOD, KitchenEnv
 from simpl.core.kitchen_plant import PERIOD_NS, SLICE, SLICES, KitchenPlant
 from simpl.core.policy_model import load_policy_model
 from simpl.core.profile import load_profile
-from simpl.nodes.running import find_profile
+from simpl.core.profile_files import find_profile
 from simpl_core.errors import BundleError, ConfigError
 
 MOVE = np.array([0.5, 0.3, -0.5, 0.3, 0.5, 0.5, 0.5, 0.0, 0.0])
@@ -103,6 +103,10 @@ def test_a_bundle_acts_on_the_arm_it_was_made_for_and_on_no_other(random_bundle)
     ):
         with pytest.raises(BundleError, match=message):
             load_policy_model(random_bundle, other)
+    # The same arm under another name is the arm it was made for, once the profile says so.
+    joints = (*profile.joints[:2], renamed, *profile.joints[3:])
+    named = dataclasses.replace(profile, joints=joints, model_names={"elbow": profile.joints[2].name})
+    assert load_policy_model(random_bundle, named).version == model.version
 
 
 def test_profiles_are_found_by_name_and_by_path(tmp_path):

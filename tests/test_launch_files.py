@@ -14,7 +14,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
 from launch import LaunchContext
-from simpl.graph import AdaptSettings, adapt_graph, sim_graph
+from simpl.graph import AdaptSettings, acting_graph, adapt_graph
 from simpl_core.errors import ConfigError, TaskError
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
@@ -53,7 +53,7 @@ def test_without_the_simulated_arm_the_wall_clock_rules(tmp_path) -> None:
 
 
 def test_sim_starts_plant_guard_and_policy(tmp_path) -> None:
-    expected = sim_graph(AdaptSettings(rate="real"), tmp_path, None)
+    expected = acting_graph(AdaptSettings(rate="real"), tmp_path, None)
     assert names(expand("sim.launch.py")) == [spec.executable for spec in expected]
 
 
@@ -61,6 +61,12 @@ def test_record_starts_the_recorder_alone(tmp_path) -> None:
     assert names(expand("record.launch.py", file=str(tmp_path / "a.mcap"), topics="joint_states, /camera/info")) == [
         "record"
     ]
+
+
+def test_robot_starts_what_the_profile_needs(tmp_path) -> None:
+    assert names(expand("robot.launch.py")) == ["guard", "policy"]
+    with_driver = expand("robot.launch.py", driver="franka_fci", robot_ip="10.0.0.2")
+    assert names(with_driver) == ["franka_fci", "guard", "policy"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from export.robots import MAZE
 from export.runtime import PolicyRunner
 from sim.maze_tasks import MAX_STEPS, MazeTask, is_unseen, parse_maze_task
 from sim.maze_vector import MazeVector
-from simpl_core.episode import Episode, Float32, positive_first, to_skill_steps
+from simpl_core.episode import Episode, Float32, context_rows, to_skill_steps
 
 BUNDLE = Path(__file__).resolve().parents[1] / "export" / "bundles" / "maze"
 
@@ -63,7 +63,7 @@ def test_after_exploring_it_goes_to_an_unseen_goal(runner: PolicyRunner) -> None
     size = runner.bundle.manifest.e_dim
     explored = [play(runner, task, rng.standard_normal(size, np.float32), seed) for seed in range(20)]
     found = sum(episode.score for episode in explored)
-    e = runner.encode(positive_first([to_skill_steps(episode) for episode in explored], keep=32)).mean
+    e = runner.encode(np.concatenate([context_rows(to_skill_steps(episode)) for episode in explored])).mean
     after = [play(runner, task, e, seed) for seed in range(100, 105)]
     assert sum(episode.score for episode in after) == 5 > found / 4
     assert np.mean([len(episode) for episode in after]) < np.mean([len(episode) for episode in explored]) / 2

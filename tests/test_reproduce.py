@@ -77,6 +77,15 @@ def test_settings_reach_their_stage_alone() -> None:
     assert any("maze40_simpl-4.csv" in word for word in evaluations[0])
 
 
+def test_skills_are_trained_on_from_the_run_before() -> None:
+    trained = [command for command in commands("kitchen") if command[:2] == ["train", "skills"]]
+    outs = [command[command.index("--out") + 1] for command in trained]
+    assert [command[command.index("--parent") + 1] for command in trained[1:]] == outs[:-1]
+    meta = next(command for command in commands("kitchen") if command[:2] == ["train", "meta"])
+    assert meta[2] == outs[-1] and len(set(outs)) == 3
+    assert sum("--parent" in command for command in commands("kitchen", "--preset", "small")) == 0
+
+
 def test_given_demonstrations_are_not_made() -> None:
     found = commands("kitchen", "--data", "play.hdf5")
     assert found[0][:3] == ["train", "skills", "play.hdf5"]
@@ -98,9 +107,9 @@ def test_errors(arguments: list[str], words: str) -> None:
 def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["reproduce", "kitchen", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [shlex.split(line)[1:3] for line in lines[:3]] == [
+    assert [shlex.split(line)[1:3] for line in lines[:5]] == [
         ["collect", "kitchen"],
-        ["train", "skills"],
+        *(["train", "skills"],) * 3,
         ["train", "meta"],
     ]
     assert lines[-1].startswith("simpl results ") and not (tmp_path / "out").exists()

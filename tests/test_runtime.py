@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,6 +225,17 @@ def test_encoding_takes_any_number_of_transitions(runner, models, rows):
         wanted = models.task_encoder(torch.from_numpy(context)[None])
     np.testing.assert_allclose(mean, wanted.mean[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scale, wanted.scale[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_encoder_reads_no_more_transitions_than_it_was_trained_on(bundle, runner):
+    context = np.random.default_rng(0).normal(size=(40, 72)).astype(np.float32)
+    context[:, 40] = 0.0
+    context[[3, 21], 40] = 1.0  # rewards
+    manifest = dataclasses.replace(bundle.manifest, context_kept=5)
+    condensing = PolicyRunner(dataclasses.replace(bundle, manifest=manifest))
+    wanted = runner.encode(context[[3, 21, 0, 19, 39]])  # these two, then three of the 38 others, evenly
+    np.testing.assert_array_equal(condensing.encode(context).mean, wanted.mean)
+    assert not np.array_equal(runner.encode(context).mean, wanted.mean)
 
 
 def test_a_context_of_no_use_is_refused(runner):

@@ -45,12 +45,16 @@ class Contexts(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """An episode of `task`, for critics and policy (`replay`), for contexts (`context`), or both."""
+    """An episode for `task`: for critics and policy (`replay`), for contexts (`context`), or both.
+
+    `own` says whether it was made for that task, or for another and judged by this one's rewards.
+    """
 
     task: int
     steps: SkillSteps
     replay: bool
     context: bool
+    own: bool = True
 
 
 class SimplAgent:
@@ -81,6 +85,9 @@ class SimplAgent:
         self._weight_large = dual(config.encoder_weight_large, config.encoder_target_large, tasks)
         self._layout = RowLayout(state_dim, z_dim)
         self.replay = ReplayBuffer(tasks, config.buffer_size, self._layout.width, device)
+        self.own = self.replay  # those of the replay's transitions that come from the task's own episodes
+        if config.own_fraction > 0.0:
+            self.own = ReplayBuffer(tasks, config.buffer_size, self._layout.width, device)
         self.contexts = ReplayBuffer(tasks, config.encoder_buffer_size, self._layout.context_width, device)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -109,7 +116,10 @@ class SimplAgent:
         twice = [length for length in lengths for _ in range(2)]
         answers = list(map(DiagonalGaussian, prior.mean.cpu().split(twice), prior.scale.cpu().split(twice)))
         for one, here, following in zip(replayed, answers[::2], answers[1::2], strict=True):
-            self.replay.append(one.task, self._layout.pack(one.steps, here, following))
+            rows = self._layout.pack(one.steps, here, following)
+            self.replay.append(one.task, rows)
+            if one.own and self.own is not self.replay:
+                self.own.append(one.task, rows)
 
     @torch.no_grad()
     def embed(self, task: int) -> Tensor:
@@ -142,10 +152,10 @@ class SimplAgent:
     def _step(self) -> dict[str, Tensor]:
         contexts = self._draw_contexts()
         batch, e, alpha = self._draw_transitions(contexts)
-        metrics = self._update_critics(contexts, batch, e, alpha)
+        metrics, values = self._update_critics(contexts, batch, e, alpha)
         self._weight_small.update(contexts.kl[: contexts.small])
         self._weight_large.update(contexts.kl[contexts.small :], contexts.tasks[contexts.small :].to(self.device))
-        return metrics | self._update_policy(contexts, batch, e.detach(), alpha)
+        return metrics | self._update_policy(contexts, batch, e.detach(), (alpha, values))
 
     def _draw_contexts(self) -> Contexts:
         config, generator = self.config, self._generator
@@ -168,7 +178,11 @@ class SimplAgent:
     def _draw_transitions(self, contexts: Contexts) -> tuple[SkillBatch, Tensor, Tensor]:
         """Transitions of the contexts' tasks, flattened to (B,), with one e sample (B, E) and alpha (B,) each."""
         count, size = len(contexts.tasks), self.config.batch_size
-        rows = self.replay.sample(contexts.tasks, size, self._generator).flatten(0, 1)
+        own = round(self.config.own_fraction * size)
+        drawn = [self.replay.sample(contexts.tasks, size - own, self._generator)]
+        if own:
+            drawn.append(self.own.sample(contexts.tasks, own, self._generator))
+        rows = torch.cat(drawn, dim=1).flatten(0, 1)
         posterior = contexts.posterior
         noise = self._noise(count, size, posterior.mean.shape[-1])
         e = DiagonalGaussian(posterior.mean.unsqueeze(1), posterior.scale.unsqueeze(1)).sample(noise).flatten(0, 1)
@@ -176,7 +190,10 @@ class SimplAgent:
         alpha = torch.cat([self.alpha_1.values.expand(split), self.alpha_2.values.expand(len(rows) - split)])
         return self._layout.unpack(rows), e, alpha
 
-    def _update_critics(self, contexts: Contexts, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+    def _update_critics(
+        self, contexts: Contexts, batch: SkillBatch, e: Tensor, alpha: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Metrics, and what the critics said of the batch's skills (count, B)."""
         config = self.config
         with torch.no_grad():
             following = self.policy.with_prior(batch.next_prior, batch.next_states, e)
@@ -197,7 +214,7 @@ class SimplAgent:
         bottleneck = equations.weighted_divergence(contexts.kl, weight)
         descend(loss + bottleneck, self._critic_optimiser, self._encoder_optimiser)
         move_targets(self.target_critics, self.critics, config.tau)
-        return {
+        metrics = {
             "critic/loss": loss.detach(),
             "critic/value": values.detach().mean(),
             "critic/target_spread": target.std(),
@@ -207,15 +224,25 @@ class SimplAgent:
             "encoder/weight_small": small.mean(),
             "encoder/weight_large": large.mean(),
         }
+        return metrics, values.detach()
 
-    def _update_policy(self, contexts: Contexts, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+    def _update_policy(
+        self, contexts: Contexts, batch: SkillBatch, e: Tensor, weights: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        alpha, taken = weights
         policy = self.policy.with_prior(batch.prior, batch.states, e)
         z = policy.sample(self._noise(*policy.mean.shape))
         kl = policy.kl(batch.prior)
-        with frozen(self.critics):
-            loss = equations.skill_policy_loss(self.critics(batch.states, e, z), kl, alpha)
-            descend(loss, self._policy_optimiser)
         split = contexts.small * self.config.batch_size
+        with frozen(self.critics):
+            values = self.critics(batch.states, e, z)
+            loss = equations.skill_policy_loss(values, kl, alpha)
+            if self.config.imitate > 0.0:  # where the task is known
+                advantage = taken.amin(0)[split:] - values.amin(0)[split:]
+                loss = loss + self.config.imitate * equations.imitation_loss(
+                    policy.log_prob(batch.z)[split:], advantage
+                )
+            descend(loss, self._policy_optimiser)
         self.alpha_1.update(kl[:split])
         self.alpha_2.update(kl[split:])
         return {
@@ -267,7 +294,7 @@ class SimplAgent:
         }
 
     def _stateful(self) -> dict[str, DualWeights | ReplayBuffer]:
-        return {
+        stateful: dict[str, DualWeights | ReplayBuffer] = {
             "alpha_1": self.alpha_1,
             "alpha_2": self.alpha_2,
             "weight_small": self._weight_small,
@@ -275,3 +302,4 @@ class SimplAgent:
             "replay": self.replay,
             "contexts": self.contexts,
         }
+        return stateful if self.own is self.replay else stateful | {"own": self.own}

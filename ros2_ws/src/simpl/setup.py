@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-NODES = ("policy", "guard", "bridge", "learner", "record", "arm_sim")
+NODES = ("policy", "guard", "bridge", "learner", "record", "arm_sim", "franka_fci")
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -38,6 +38,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/simpl"]),
         ("share/simpl", ["package.xml"]),
         ("share/simpl/config", sorted(map(str, Path("config").glob("*.yaml")))),
+        ("share/simpl/config/datasheets", sorted(map(str, Path("config/datasheets").glob("*.yaml")))),
         ("share/simpl/launch", sorted(map(str, Path("launch").glob("*.launch.py")))),
     ],
     install_requires=["setuptools"],

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Duration, Time
 from numpy.typing import ArrayLike, NDArray
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from simpl_interfaces.msg import BundleFile, GuardState, PolicyAction, PolicyStatus
 from simpl_interfaces.msg import Transition as TransitionMessage
 from std_msgs.msg import Float64MultiArray, Header
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from simpl.core.guard import Wanted
 from simpl.core.policy_types import PolicyTick
@@ -27,6 +28,7 @@ from simpl_core.errors import BundleError
 
 if TYPE_CHECKING:
     from simpl.core.guard import Command
+    from simpl.core.guard_types import TrajectoryPoint
     from simpl.core.policy_types import LoopStatus
 
 NANOSECONDS = 1_000_000_000
@@ -104,11 +106,26 @@ def to_velocity_command(velocity: ArrayLike) -> Float64MultiArray:
     return message
 
 
+def to_trajectory_command(names: Sequence[str], points: Sequence[TrajectoryPoint]) -> JointTrajectory:
+    """Points of a trajectory -> message of a trajectory controller, to be begun at once."""
+    message = JointTrajectory(joint_names=list(names))
+    for point in points:
+        seconds, rest = divmod(round(point.time * NANOSECONDS), NANOSECONDS)
+        message.points.append(
+            JointTrajectoryPoint(
+                positions=float64_field(point.position),
+                velocities=float64_field(point.velocity),
+                time_from_start=Duration(sec=seconds, nanosec=rest),
+            )
+        )
+    return message
+
+
 # --- policy and guard ---------------------------------------------------------------------------------------------
 
 
-def to_policy_action(tick: PolicyTick) -> PolicyAction:
-    """One tick of the policy -> message."""
+def to_policy_action(tick: PolicyTick, joints: Sequence[str] = ()) -> PolicyAction:
+    """One tick of the policy -> message; `joints` are the names behind its velocities, empty to leave them unsaid."""
     message = PolicyAction(header=header(tick.stamp))
     message.tick, message.episode, message.step = tick.tick, tick.episode, tick.step
     message.observation = float32_field(tick.observation)
@@ -116,6 +133,7 @@ def to_policy_action(tick: PolicyTick) -> PolicyAction:
     message.skill_start, message.active = bool(tick.skill_start), bool(tick.active)
     message.action, message.velocity = float32_field(tick.action), float64_field(tick.velocity)
     message.model_version, message.latency_ms = tick.model_version, tick.latency
+    message.joint_names = list(joints)
     return message
 
 
@@ -138,12 +156,28 @@ def from_policy_action(message: PolicyAction) -> PolicyTick:
     )
 
 
-def to_wanted(message: PolicyAction) -> Wanted:
-    """Message -> the part of it that the guard judges."""
-    return Wanted(float64_array(message.velocity), message.tick, message.episode, message.step, message.active)
+def to_wanted(message: PolicyAction, newest: int = 0) -> Wanted:
+    """Message -> the part of it that the guard judges.
+
+    Args:
+        message: the action; a stamp of zero says nothing about its age.
+        newest: stamp of the newest joint state [ns].
+    """
+    stamp = from_time(message.header.stamp)
+    return Wanted(
+        velocity=float64_array(message.velocity),
+        tick=message.tick,
+        episode=message.episode,
+        step=message.step,
+        active=message.active,
+        age=(newest - stamp) / NANOSECONDS if stamp else 0.0,
+        joints=tuple(message.joint_names),
+    )
 
 
-def to_guard_state(command: Command, stamp: int, interventions: int, commands: int) -> GuardState:
+def to_guard_state(
+    command: Command, stamp: int, interventions: int, commands: int, counts: Sequence[int] = ()
+) -> GuardState:
     """A command the guard has sent -> message.
 
     Args:
@@ -151,10 +185,12 @@ def to_guard_state(command: Command, stamp: int, interventions: int, commands: i
         stamp: of the action behind it or of the newest joint state [ns].
         interventions: commands so far that differ from what the policy wanted.
         commands: commands so far.
+        counts: commands so far by kind, see `Guard.counts`.
     """
     message = GuardState(header=header(stamp), tick=command.tick, mode=int(command.mode), flags=int(command.flags))
     message.reason, message.velocity = command.reason, float64_field(command.velocity)
     message.interventions, message.commands = interventions, commands
+    message.flag_counts = array("Q", counts)
     return message
 
 
@@ -162,6 +198,7 @@ def to_policy_status(status: LoopStatus, stamp: int) -> PolicyStatus:
     """Health of the control loop -> message stamped `stamp` [ns]."""
     message = PolicyStatus(header=header(stamp), state=status.state, ticks=status.ticks, missed=status.missed)
     message.model_version, message.staged_version = status.model_version, status.staged_version
+    message.reason = status.reason
     message.rate_hz = float(status.rate_hz)
     message.latency_ms_p50, message.latency_ms_p99 = float(status.latency_p50), float(status.latency_p99)
     return message

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from sim.tasks import parse_kitchen_task
+from simpl.core.profile import load_profile
+from simpl.core.profile_files import find_profile
 from simpl_core.config import ADAPT_PRESETS
 from simpl_core.errors import ConfigError
 
@@ -29,7 +31,7 @@ PHASES = ("conditioning", "evaluation", "finetune", "final")
 DEFAULT_TASK = "microwave > bottom burner > top burner > light switch"
 """One of the paper's ten target tasks."""
 
-STOP_ORDER = (("policy", "bridge"), ("guard",), ("learner",), ("arm_sim",))
+STOP_ORDER = (("policy", "bridge"), ("guard",), ("learner",), ("arm_sim", "franka_fci"))
 """Who is told to stop together, and before whom: no more actions and no new episode, books closed while the guard still
 watches, then its zeros, then the learner, and the plant last."""
 
@@ -44,6 +46,12 @@ REWARD_SOURCES = ("object_states", OPERATOR, REWARD_MODEL)
 """Who says what a step was worth; labels of the operator count beside the others, too."""
 SCENES = ("service", OPERATOR)
 """Who puts the scene back between two episodes."""
+
+SIMULATED = "mujoco_kitchen"
+"""Robot profile of the arm that `arm_sim` simulates."""
+
+DRIVERS = ("none", "franka_fci")
+"""Nodes of ours that drive an arm; none: its maker's ros2_control does."""
 
 _LIMITS = {
     "episodes": (0, 100_000),
@@ -80,6 +88,12 @@ class AdaptSettings:
     """Of embeddings, skill noise, sensor noise and training."""
     namespace: str = ""
     """ROS namespace of all nodes and topics."""
+    profile: str = SIMULATED
+    """Robot profile: a name that `simpl robot list` shows, or a path that ends in .yaml."""
+    driver: Literal["none", "franka_fci"] = "none"
+    """Driver to start for a real arm; none where its maker's ros2_control runs already."""
+    robot_ip: str = ""
+    """Address of the arm's control unit, for the driver."""
     max_steps: int = 280
     """Control steps after which an episode ends unfinished."""
     use_sim: bool = True
@@ -108,8 +122,20 @@ class AdaptSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; there are {', '.join(known)}")
         if self.rate == "sim" and not self.use_sim:
             raise ConfigError("rate 'sim' stops time between commands, which no real arm does; use rate 'real'")
+        self._check_robot()
         if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise ConfigError(f"namespace {self.namespace!r} is not one; write it as 'left_arm' or '/lab/left_arm'")
+
+    def _check_robot(self) -> None:
+        if self.driver not in DRIVERS:
+            raise ConfigError(f"driver is {self.driver!r}; there are {', '.join(DRIVERS)}")
+        if self.use_sim and (self.profile != SIMULATED or self.driver != "none"):
+            raise ConfigError(
+                f"the simulated arm is {SIMULATED} and needs no driver; leave it out (--no-use-sim, use_sim:=false) "
+                f"for profile {self.profile!r} and driver {self.driver!r}"
+            )
+        if (self.driver == "none") != (not self.robot_ip):
+            raise ConfigError(f"driver is {self.driver!r} and robot_ip {self.robot_ip!r}: a driver needs an address")
 
     @property
     def episodes_per_phase(self) -> dict[str, int]:
@@ -152,7 +178,7 @@ def adapt_graph(settings: AdaptSettings, bundle: Path, run_folder: Path) -> list
     Returns:
         Specifications in the order in which they are started.
     """
-    actors = sim_graph(settings, bundle, run_folder)
+    actors = acting_graph(settings, bundle, run_folder)
     common: dict[str, ParameterValue] = {"bundle": str(bundle), "run_folder": str(run_folder), "seed": settings.seed}
     counts = {f"{phase}_episodes": count for phase, count in settings.episodes_per_phase.items()}
     learner = NodeSpec(
@@ -177,8 +203,8 @@ def adapt_graph(settings: AdaptSettings, bundle: Path, run_folder: Path) -> list
     return [*actors, _placed(learner, settings), _placed(bridge, settings)]
 
 
-def sim_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None) -> list[NodeSpec]:
-    """The nodes that act: plant, guard and policy, without episodes or learning.
+def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None) -> list[NodeSpec]:
+    """The nodes that act: simulated arm or driver, guard and policy, without episodes or learning.
 
     Args:
         settings: what the user asked for.
@@ -186,6 +212,7 @@ def sim_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None) ->
         run_folder: the simulated arm records its episodes below it; None records nothing.
     """
     lockstep = settings.rate == "sim"
+    profile = str(find_profile(settings.profile).absolute()) if settings.profile != SIMULATED else SIMULATED
     records = str(run_folder / "plant") if run_folder else ""
     plant = NodeSpec(
         "arm_sim",
@@ -193,14 +220,17 @@ def sim_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None) ->
         {"lockstep": lockstep, "seed": settings.seed, "output_folder": records},
         environment=_ONE_THREAD,
     )
-    guard = NodeSpec("guard", "guard", {"lockstep": lockstep}, environment=_ONE_THREAD)
+    driver = NodeSpec(
+        "franka_fci", "franka_fci", {"profile": profile, "robot_ip": settings.robot_ip}, environment=_ONE_THREAD
+    )
+    guard = NodeSpec("guard", "guard", {"profile": profile, "lockstep": lockstep}, environment=_ONE_THREAD)
     policy = NodeSpec(
         "policy",
         "policy",
-        {"bundle": str(bundle), "lockstep": lockstep, "max_steps": settings.max_steps},
+        {"profile": profile, "bundle": str(bundle), "lockstep": lockstep, "max_steps": settings.max_steps},
         environment=_ONE_THREAD,
     )
-    plants = [plant] if settings.use_sim else []
+    plants = [plant] if settings.use_sim else [driver] if settings.driver == "franka_fci" else []
     return [_placed(spec, settings) for spec in (*plants, guard, policy)]
 
 
@@ -244,7 +274,8 @@ def _yaml(name: str, value: ParameterValue) -> str:
 
 
 def _placed(spec: NodeSpec, settings: AdaptSettings) -> NodeSpec:
-    return replace(spec, namespace=settings.namespace.strip("/"))
+    names = load_profile(find_profile(settings.profile)).remappings
+    return replace(spec, namespace=settings.namespace.strip("/"), remappings=names)
 
 
 # The control path must not share its core with a thread pool, and pools that spin-wait starve everybody else.

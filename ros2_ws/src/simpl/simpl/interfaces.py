@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
@@ -27,6 +28,7 @@ from simpl_interfaces.msg import (
 from simpl_interfaces.srv import BeginEpisode, ResetScene, StageModel
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 if TYPE_CHECKING:
     from rclpy.callback_groups import CallbackGroup
@@ -118,6 +120,8 @@ CLOCK = _topic("/clock", Clock, SENSOR)
 # The guard reads the newest action only; the bridge subscribes with STREAM and misses none.
 POLICY_ACTION = _topic("policy/action", PolicyAction, STREAM, COMMAND)
 COMMANDS = _topic("joint_group_velocity_controller/commands", Float64MultiArray, COMMAND)
+# In place of COMMANDS where the profile says so.
+TRAJECTORY = _topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, COMMAND)
 GUARD_STATE = _topic("guard/state", GuardState, STREAM)
 POLICY_STATUS = _topic("policy/status", PolicyStatus, STATUS)
 TRANSITIONS = _topic("transitions", Transition, STREAM)
@@ -126,6 +130,7 @@ MODEL_UPDATE = _topic("model_update", ModelUpdate, STATUS)
 EPISODE_STATE = _topic("episode/state", EpisodeState, STATUS)
 EPISODE_RESULT = _topic("episode/result", EpisodeResult, LOG)
 LEARNER_STATUS = _topic("learner/status", LearnerStatus, STATUS)
+DIAGNOSTICS = _topic("/diagnostics", DiagnosticArray, _qos(10))
 
 TOPICS = (
     JOINT_STATES,
@@ -133,6 +138,7 @@ TOPICS = (
     CLOCK,
     POLICY_ACTION,
     COMMANDS,
+    TRAJECTORY,
     GUARD_STATE,
     POLICY_STATUS,
     TRANSITIONS,
@@ -141,6 +147,7 @@ TOPICS = (
     EPISODE_STATE,
     EPISODE_RESULT,
     LEARNER_STATUS,
+    DIAGNOSTICS,
 )
 
 BEGIN_EPISODE = Service("policy/begin_episode", BeginEpisode)
@@ -149,6 +156,8 @@ HOME = Service("policy/home", Trigger)
 STAGE_MODEL = Service("policy/stage_model", StageModel)
 GUARD_ESTOP = Service("guard/estop", Trigger)
 GUARD_RESET = Service("guard/reset", Trigger)
+GUARD_PAUSE = Service("guard/pause", Trigger)
+GUARD_RESUME = Service("guard/resume", Trigger)
 SCENE_RESET = Service("scene/reset", ResetScene)
 EPISODE_SUCCESS = Service("episode/success", Trigger)
 EPISODE_FAILURE = Service("episode/failure", Trigger)
@@ -156,6 +165,7 @@ EPISODE_DISCARD = Service("episode/discard", Trigger)
 EPISODE_READY = Service("episode/ready", Trigger)
 EPISODE_STOP = Service("episode/stop", Trigger)
 MODEL_ROLLBACK = Service("model/rollback", Trigger)
+ARM_RECOVER = Service("franka_fci/recover", Trigger)
 
 SERVICES = (
     BEGIN_EPISODE,
@@ -164,6 +174,8 @@ SERVICES = (
     STAGE_MODEL,
     GUARD_ESTOP,
     GUARD_RESET,
+    GUARD_PAUSE,
+    GUARD_RESUME,
     SCENE_RESET,
     EPISODE_SUCCESS,
     EPISODE_FAILURE,
@@ -171,4 +183,5 @@ SERVICES = (
     EPISODE_READY,
     EPISODE_STOP,
     MODEL_ROLLBACK,
+    ARM_RECOVER,
 )

@@ -33,7 +33,7 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
-from simpl.core.guard import Mode
+from simpl.core.guard import HELD
 from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan, Schedule
@@ -123,7 +123,7 @@ class EpisodeMachine:
 
     def on_guard(self, guard: GuardRecord, now: float) -> list[Command]:
         """A record of the guard."""
-        self._latched = f"{guard.mode.name}, {guard.reason}" if guard.mode in (Mode.FAULT, Mode.ESTOP) else ""
+        self._latched = f"{guard.mode.name}, {guard.reason}" if guard.mode in HELD else ""
         if self.state is State.HELD and not self._latched:
             return self._between(now)
         recorder = self._recorder

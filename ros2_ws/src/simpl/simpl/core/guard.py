@@ -2,102 +2,33 @@
 
 Order of judgement: finiteness, size, latched stops, staleness, then limits. A velocity controller holds its last
 command, so silence is motion: every way of stopping ends in a command of zeros, and `watch` finds the stops that
-nobody asked for.
+nobody asked for. Who asks for a stop that can wait (end of an episode, pause, shutdown) gets one within the limits of
+acceleration and jerk; whatever went wrong stops the arm at once.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simpl.core.guard_types import HELD, Answer, Command, FloatArray, GuardSettings, Mode, TrajectoryPoint, Wanted
 from simpl.core.motion_limits import Flags, MotionLimits, describe
 from simpl.core.profile import RobotProfile
 
-FloatArray = NDArray[np.float64]
-
-__all__ = ["Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "ResetResult", "Wanted"]
-
-
-class Mode(enum.IntEnum):
-    """What the guard does with actions; values as in GuardState.msg."""
-
-    RUNNING = 0
-    STOPPED = 1
-    FAULT = 2
-    ESTOP = 3
-
-
-class Wanted(NamedTuple):
-    """What one action asks for.
-
-    Attributes:
-        velocity: anything that should be (A,) numbers [rad/s, m/s].
-        tick: of the policy.
-        episode: number of the episode.
-        step: control step within it; 0 starts an episode.
-        active: False at the end of an episode.
-    """
-
-    velocity: Any
-    tick: int
-    episode: int
-    step: int
-    active: bool
-
-
-class Command(NamedTuple):
-    """What goes to the controller, and why.
-
-    Attributes:
-        velocity: (A,), finite and within limits [rad/s, m/s].
-        tick: of the action behind it, 0 when there is none.
-        mode: after this command.
-        flags: all that apply to this command.
-        reason: the same for people; empty in normal operation.
-    """
-
-    velocity: FloatArray
-    tick: int
-    mode: Mode
-    flags: Flags
-    reason: str
-
-
-class ResetResult(NamedTuple):
-    """Whether a reset was granted, and why not; then also zeros to send, for everybody to hear of it."""
-
-    success: bool
-    message: str
-    command: Command | None = None
-
-
-@dataclass(frozen=True)
-class GuardSettings:
-    """Times of the guard's watchdogs, all on the steady clock.
-
-    Attributes:
-        action_timeout: longest silence of the policy while the arm moves [s].
-        state_timeout: oldest joint state to move on [s].
-        zero_repeat: zeros are sent again this often while the arm is stopped [s]; 0 sends them once.
-    """
-
-    action_timeout: float = 0.16
-    state_timeout: float = 0.16
-    zero_repeat: float = 0.0
+__all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
 
 
 class Guard:
     """Turns actions into commands that are safe to send.
 
     A fault or an e-stop latches: zeros until `reset`, and after it still zeros until an episode starts anew, since
-    a reset alone must not set an arm in motion. Staleness only stops: fresh input goes on where it left.
+    a reset alone must not set an arm in motion. Staleness only stops: fresh input goes on where it left, and so does
+    `resume` after a pause.
 
     Args:
         profile: limits of the arm.
@@ -108,22 +39,26 @@ class Guard:
     def __init__(
         self, profile: RobotProfile, settings: GuardSettings, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._profile = profile
         self._settings = settings
         self._now = now
-        self._limits = MotionLimits(profile)
+        late = 0.0 if settings.lockstep else max(0.0, settings.action_timeout + settings.look - profile.period)
+        self._limits = MotionLimits(profile, late)
+        self._joints = profile.joint_names
         self._zeros = np.zeros(len(profile.joints))
         self._zeros.flags.writeable = False
         self.mode = Mode.STOPPED
         self.interventions = 0
+        """Commands that differ from the action they answer."""
+        self.counts: NDArray[np.uint64] = np.zeros(max(Flags).bit_length(), dtype=np.uint64)
+        """The same by kind, and the stops that no action caused: entry k counts the flag 2^k."""
         self.commands = 0
         self._why = (Flags.NONE, "no action yet")
         self._position: FloatArray | None = None
-        self._velocity = self._zeros
+        self._velocity = self._acceleration = self._zeros
         self._state_at = self._action_at = self._command_at = -math.inf
         self._bad_action_at = -math.inf
-        self._bad_state = ""
-        self._strangers = ""
+        self._bad_state = self._strangers = self._controller = ""
+        self._paused = False
         self._episode: int | None = None
         self._barred: int | None = None
 
@@ -143,7 +78,7 @@ class Guard:
     def on_action(self, wanted: Wanted) -> Command:
         """Exactly one command for one action."""
         now = self._now()
-        velocity, flags, problem = self._read(wanted.velocity)
+        velocity, flags, problem = self._read(wanted)
         if wanted.active:
             self._episode = wanted.episode
         if flags:
@@ -153,8 +88,13 @@ class Guard:
         if self.mode is Mode.ESTOP or self.mode is Mode.FAULT:
             latched, reason = self._why
             return self._stop(self.mode, latched | flags, reason, wanted)
+        if self._paused:
+            return self._ease(Mode.PAUSED, *self._why, wanted)
         if not wanted.active:
-            return self._stop(Mode.STOPPED, Flags.EPISODE_END, "the episode ended", wanted)
+            return self._ease(Mode.STOPPED, Flags.EPISODE_END, "the episode ended", wanted)
+        if self._controller:
+            self._bar()
+            return self._stop(Mode.STOPPED, Flags.NO_CONTROLLER, self._controller, wanted)
         if self._barred is not None:
             if wanted.episode == self._barred and wanted.step > 0:
                 reason = f"episode {wanted.episode} was stopped; the next one moves again"
@@ -164,24 +104,29 @@ class Guard:
         stale = self._stale_state(now)
         if stale or self._position is None:
             return self._stop(Mode.STOPPED, Flags.STALE_STATE, stale, wanted)
-        allowed, flags = self._limits.apply(velocity, self._velocity, self._position)
-        self.mode, self._why = Mode.RUNNING, (Flags.NONE, "")
-        return self._send(allowed, flags, describe(flags), wanted)
+        if wanted.age > self._settings.action_timeout:
+            reason = f"the action was computed from a state {wanted.age:.3f} s old"
+            return self._stop(Mode.STOPPED, Flags.STALE_ACTION, reason, wanted)
+        return self._move(velocity, self._position, wanted)
 
-    def watch(self, strangers: Sequence[str] = ()) -> Command | None:
+    def watch(self, strangers: Sequence[str] = (), controller: str = "") -> Command | None:
         """Look after what did not happen; call it about every fifth of the shortest time-out.
 
         Args:
             strangers: names of others that publish on the command topic.
+            controller: why the controller would not obey a command; empty when it would, or nobody knows.
 
         Returns:
-            Zeros to send, or None.
+            A command to send, or None.
         """
         now = self._now()
-        self._strangers = ", ".join(strangers)
+        self._strangers, self._controller = ", ".join(strangers), controller
         latched = self.mode is Mode.ESTOP or self.mode is Mode.FAULT
         if strangers and not latched:
             return self._fault(Flags.SECOND_PUBLISHER, f"{self._strangers} publishes commands too")
+        if self.mode is Mode.RUNNING and controller:
+            self._bar()
+            return self._stop(Mode.STOPPED, Flags.NO_CONTROLLER, controller)
         # An arm that waits for a joint state counts as moving: the next one would set it in motion again.
         if self.mode is Mode.RUNNING or (self.mode is Mode.STOPPED and Flags.STALE_STATE in self._why[0]):
             silence = now - self._action_at
@@ -191,21 +136,42 @@ class Guard:
             stale = self._stale_state(now)
             if stale:
                 return self._stop(Mode.STOPPED, Flags.STALE_STATE, stale)
+        elif self._velocity.any():
+            return self._ease(self.mode, *self._why)
         elif 0.0 < self._settings.zero_repeat <= now - self._command_at:
             return self._stop(self.mode, *self._why)
         return None
 
     def estop(self) -> Command:
-        """Stop and stay stopped until `reset`."""
+        """Stop at once and stay stopped until `reset`."""
         self._bar()
         return self._stop(Mode.ESTOP, Flags.ESTOP, "e-stop pressed")
 
-    def reset(self) -> ResetResult:
+    def pause(self) -> Answer:
+        """Slow down to a stop, and stay stopped until `resume`."""
+        self._paused = True
+        if self.mode is Mode.ESTOP or self.mode is Mode.FAULT:
+            return Answer(True, f"stopped already: {self.mode.name}, {self._why[1]}; paused after guard/reset too")
+        command = self._ease(Mode.PAUSED, Flags.PAUSED, "paused until guard/resume")
+        return Answer(True, "paused; guard/resume goes on", command)
+
+    def resume(self) -> Answer:
+        """Leave a pause: the next action moves again."""
+        self._paused = False
+        if self.mode is not Mode.PAUSED:
+            latched = self.mode is Mode.ESTOP or self.mode is Mode.FAULT
+            message = f"{self.mode.name}: {self._why[1]}; guard/reset releases it" if latched else "nothing is paused"
+            return Answer(not latched, message)
+        return Answer(True, "the next action moves again", self._ease(Mode.STOPPED, Flags.NONE, "resumed"))
+
+    def reset(self) -> Answer:
         """Leave a latched stop. Refused while what caused a fault is still there."""
         if self.mode is Mode.RUNNING:
-            return ResetResult(True, "nothing is latched")
+            return Answer(True, "nothing is latched")
         if self.mode is Mode.STOPPED:  # said again: somebody may wait for what was latched before a restart
-            return ResetResult(True, "nothing is latched", self._stop(Mode.STOPPED, *self._why))
+            return Answer(True, "nothing is latched", self._ease(Mode.STOPPED, *self._why))
+        if self.mode is Mode.PAUSED:
+            return Answer(True, "nothing is latched; guard/resume ends the pause")
         now = self._now()
         causes = [
             self._strangers and f"{self._strangers} publishes commands too",
@@ -217,27 +183,56 @@ class Guard:
         ]
         active = [cause for cause in causes if cause]
         if active:
-            return ResetResult(False, "; ".join(active))
+            return Answer(False, "; ".join(active))
+        if self._paused:
+            zeros = self._stop(Mode.PAUSED, Flags.PAUSED, "reset; paused until guard/resume")
+            return Answer(True, "released, and paused: guard/resume goes on", zeros)
         zeros = self._stop(Mode.STOPPED, Flags.NONE, "reset; waiting for an episode to start")
-        return ResetResult(True, "stopped; the next episode moves again", zeros)
+        return Answer(True, "stopped; the next episode moves again", zeros)
 
-    def shutdown(self) -> Command:
-        """The last command: zeros."""
-        mode = self.mode if self.mode is Mode.ESTOP or self.mode is Mode.FAULT else Mode.STOPPED
-        return self._stop(mode, Flags.SHUTDOWN, "the guard is shutting down")
+    def shutdown(self, *, at_once: bool = False) -> Command:
+        """The next of the last commands: call it until its velocity is zero, or let it be zero `at_once`."""
+        mode = self.mode if self.mode in HELD else Mode.STOPPED
+        stop = self._stop if at_once else self._ease
+        return stop(mode, Flags.SHUTDOWN, "the guard is shutting down")
 
-    def _read(self, velocity: Any) -> tuple[FloatArray, Flags, str]:
+    def trajectory(self, velocity: FloatArray) -> list[TrajectoryPoint]:
+        """`velocity` (A,) for one period and then a stop, for controllers that follow trajectories.
+
+        Such a command ends at rest whatever becomes of its sender. Empty while no joint state has come: to tell a
+        controller where to stay takes a place.
+        """
+        if self._position is None:
+            return []
+        period = self._limits.pace(None)
+        then = self._position + velocity * period
+        if not velocity.any():
+            return [TrajectoryPoint(then, velocity, period)]
+        way, time_to_stop = self._limits.stop(velocity)
+        rest = TrajectoryPoint(then + way, self._zeros, period + max(time_to_stop, period))
+        return [TrajectoryPoint(then, velocity, period), rest]
+
+    # -- judgement -----------------------------------------------------------------------------------------------
+
+    def _read(self, wanted: Wanted) -> tuple[FloatArray, Flags, str]:
         """The wanted velocity as numbers, or what is wrong with it."""
+        velocity: Any = wanted.velocity
         try:
-            numbers = np.asarray(velocity, dtype=np.float64)
-        except (TypeError, ValueError):
+            given = np.asarray(velocity)
+            # Text that reads like a number, or a complex one, would pass a mere conversion.
+            numbers = given.astype(np.float64) if given.dtype.kind in "fiu" else None
+        except (TypeError, ValueError, OverflowError):
+            numbers = None
+        if numbers is None:
             return self._zeros, Flags.WRONG_SIZE, "the velocity holds something that is not a number"
         # NaN passes np.clip and every comparison with a limit, so it is looked for before anything else.
         if not np.isfinite(numbers).all():
             return self._zeros, Flags.NONFINITE, "the velocity holds NaN or infinity"
         if numbers.shape != self._zeros.shape:
-            wanted = self._zeros.size
-            return self._zeros, Flags.WRONG_SIZE, f"{numbers.size} velocities came, wanted {wanted}"
+            return self._zeros, Flags.WRONG_SIZE, f"{numbers.size} velocities came, wanted {self._zeros.size}"
+        if wanted.joints and wanted.joints != self._joints:
+            order = ", ".join(wanted.joints)
+            return self._zeros, Flags.WRONG_SIZE, f"it is for joints {order}; the profile has {', '.join(self._joints)}"
         return numbers, Flags.NONE, ""
 
     def _stale_state(self, now: float) -> str:
@@ -249,18 +244,57 @@ class Guard:
     def _bar(self) -> None:
         self._barred = self._episode
 
+    # -- commands ------------------------------------------------------------------------------------------------
+
+    def _move(self, velocity: FloatArray, position: FloatArray, wanted: Wanted) -> Command:
+        elapsed = self._elapsed()
+        allowed, flags = self._limits.apply(velocity, self._velocity, position, self._acceleration, elapsed)
+        beyond, reason = self._limits.overrun(allowed, position)
+        if beyond:
+            return self._stop(Mode.STOPPED, flags | beyond, reason, wanted)
+        self.mode, self._why = Mode.RUNNING, (Flags.NONE, "")
+        return self._send(allowed, flags, describe(flags), wanted, elapsed)
+
     def _fault(self, flags: Flags, reason: str, wanted: Wanted | None = None) -> Command:
         self._bar()
         return self._stop(Mode.FAULT, flags | Flags.FAULT, reason, wanted)
 
     def _stop(self, mode: Mode, flags: Flags, reason: str, wanted: Wanted | None = None) -> Command:
-        self.mode, self._why = mode, (flags, reason)
-        return self._send(self._zeros, flags, reason, wanted)
+        """Zeros, now."""
+        self._velocity = self._acceleration = self._zeros
+        return self._ease(mode, flags, reason, wanted)
 
-    def _send(self, velocity: FloatArray, flags: Flags, reason: str, wanted: Wanted | None) -> Command:
+    def _ease(self, mode: Mode, flags: Flags, reason: str, wanted: Wanted | None = None) -> Command:
+        """The next command of a stop within the limits; `watch` sends those after it."""
+        news = (mode, flags) != (self.mode, self._why[0])
+        self.mode, self._why = mode, (flags, reason)
+        elapsed, velocity = self._elapsed(), self._zeros
+        if self._velocity.any():
+            velocity = self._limits.brake(self._velocity, self._acceleration, self._limits.pace(elapsed))
+        return self._send(velocity, flags, reason, wanted, elapsed, news=news)
+
+    def _elapsed(self) -> float | None:
+        """Time since the last command that limits of change are judged by [s]; None: a period of the arm."""
+        return None if self._settings.lockstep else self._now() - self._command_at
+
+    def _send(
+        self,
+        velocity: FloatArray,
+        flags: Flags,
+        reason: str,
+        wanted: Wanted | None,
+        elapsed: float | None,
+        *,
+        news: bool = False,
+    ) -> Command:
+        moving = velocity.any() or self._velocity.any()
+        self._acceleration = (velocity - self._velocity) / self._limits.pace(elapsed) if moving else self._zeros
         self._velocity = velocity
         self._command_at = self._now()
         self.commands += 1
-        if wanted is not None and wanted.active and flags:
+        answers = wanted is not None and wanted.active
+        if answers and flags:
             self.interventions += 1
+        if flags and (answers or news):
+            self.counts[[bit for bit in range(self.counts.size) if int(flags) >> bit & 1]] += np.uint64(1)
         return Command(velocity, wanted.tick if wanted else 0, self.mode, flags, reason)

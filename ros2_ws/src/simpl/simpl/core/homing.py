@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simpl.core.kinematics import Box
 from simpl.core.policy_types import FloatArray as Float32
 from simpl.core.policy_types import LoadedModel
 from simpl.core.profile import RobotProfile
@@ -21,7 +22,7 @@ from simpl_core.errors import SimplError
 FloatArray = NDArray[np.float64]
 
 SHARE = 0.5
-"""Of the profile's velocity and acceleration limits; feedback needs the rest."""
+"""Of the profile's velocity, acceleration and jerk limits; feedback needs the rest."""
 SPEED_UP = 0.5
 """Time to full speed [s] of a joint whose profile names no acceleration limit."""
 GAIN = 4.0
@@ -35,8 +36,9 @@ TOLERANCE = {"rad": 0.03, "m": 0.01}
 SETTLE = 5.0
 """Longest time after the planned end until all joints are there [s]."""
 
-# Highest first and second derivative of s(u).
-_PEAKS = (15.0 / 8.0, 10.0 / 3.0**0.5)
+# Highest first, second and third derivative of s(u).
+_PEAKS = (15.0 / 8.0, 10.0 / 3.0**0.5, 60.0)
+_LOOKS = 101  # places of the tool looked at on the way
 
 
 class HomingError(SimplError):
@@ -61,7 +63,8 @@ def plan_home(profile: RobotProfile, start: FloatArray) -> JointPath:
     """The fastest way home from `start` (A,) within `SHARE` of the profile's limits.
 
     Raises:
-        HomingError: the profile has no home, `start` is no position of this arm, or a limit lies before home.
+        HomingError: the profile has no home, `start` is no position of this arm, a limit lies before home, or the
+            tool would leave its workspace.
     """
     if profile.home is None:
         raise HomingError(f"robot profile {profile.name} has no home pose")
@@ -77,8 +80,28 @@ def plan_home(profile: RobotProfile, start: FloatArray) -> JointPath:
     velocity, acceleration = profile.velocity_limits(), profile.acceleration_limits()
     acceleration = np.where(np.isfinite(acceleration), acceleration, velocity / SPEED_UP)
     distance = np.abs(goal - start)
-    times = (_PEAKS[0] * distance / (SHARE * velocity), np.sqrt(_PEAKS[1] * distance / (SHARE * acceleration)))
-    return JointPath(start, goal, max(float(np.max(times)), profile.period))
+    times = (
+        _PEAKS[0] * distance / (SHARE * velocity),
+        np.sqrt(_PEAKS[1] * distance / (SHARE * acceleration)),
+        np.cbrt(_PEAKS[2] * distance / (SHARE * profile.jerk_limits())),
+    )
+    path = JointPath(start, goal, max(float(np.max(times)), profile.period))
+    _check_workspace(profile, path)
+    return path
+
+
+def _check_workspace(profile: RobotProfile, path: JointPath) -> None:
+    """The guard's own rule: inside its walls, or no further out than where the way begins."""
+    if profile.workspace is None or profile.kinematics is None:
+        return
+    times = np.linspace(0.0, path.duration, _LOOKS)
+    ways = np.array([path.at(time) for time in times])[None]
+    inside = Box(profile.workspace, profile.kinematics).holds(path.start, ways)
+    if not inside.all():
+        raise HomingError(
+            f"the straight way home leaves the workspace after {times[int(np.argmin(inside))]:.1f} s of "
+            f"{path.duration:.1f} s; bring the arm to where the way is free"
+        )
 
 
 class Move(NamedTuple):

@@ -6,58 +6,42 @@ is. In lockstep it ticks once for each new stamp that joints and objects share, 
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simpl.core.policy_types import Decision, FloatArray, LoadedModel, LoopSettings, LoopStatus, PolicyTick, Window
+from simpl.core.policy_types import (
+    NOTHING,
+    Decision,
+    Episode,
+    FloatArray,
+    LoadedModel,
+    LoopSettings,
+    LoopStatus,
+    PolicyTick,
+    Settling,
+    Window,
+)
 from simpl.core.robot_state import RobotState, Snapshot
+from simpl.core.tick_lock import TickLock
 from simpl_core.errors import ConfigError, SimplError
 
 __all__ = ["LoadedModel", "LoopSettings", "LoopStatus", "PolicyLoop", "PolicyTick"]
 
-_NOTHING = np.empty(0, dtype=np.float32)
 _LATE = 0.5  # periods; a tick later than this counts as missed
 _LOCKSTEP_POLL = 0.05  # longest sleep between looks at deadlines in lockstep [s]
-
-
-@dataclass
-class _Episode:
-    number: int
-    e: FloatArray
-    model: LoadedModel
-    max_steps: int
-    over: Future[None] = field(default_factory=Future)
-    step: int = 0
-    last: PolicyTick | None = None
-    sent_at: float = -math.inf
-    ending: bool = False
-    end_by: float = math.inf
-
-    @property
-    def last_stamp(self) -> int | None:
-        """Of the state acted on last [ns]."""
-        return self.last.stamp if self.last else None
-
-
-@dataclass
-class _Settling:
-    stamp: int
-    until: float
-    waiting: list[Future[bool]] = field(default_factory=list)
 
 
 class PolicyLoop:
     """Ticks a policy on its own thread.
 
-    `stage`, `begin_episode` and `end_episode` are called from other threads; a lock keeps them out of a tick.
+    `stage`, `begin_episode` and `end_episode` are called from other threads; a lock keeps them out of a tick, and they
+    raise SimplError when a tick hangs.
 
     Args:
         state: written by the receiving thread.
@@ -80,18 +64,18 @@ class PolicyLoop:
         self._settings = settings
         self._on_failure = on_failure
         self._now = now
-        self._lock = threading.RLock()
+        self._lock = TickLock(settings.hang_timeout, now)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._model: LoadedModel | None = None
         self._staged: LoadedModel | None = None
         self.previous: LoadedModel | None = None
         """The model before the last swap, kept so that a rollback needs no loading."""
-        self._episode: _Episode | None = None
-        self._settling: _Settling | None = None
+        self._episode: Episode | None = None
+        self._settling: Settling | None = None
         self._failure: Exception | None = None
         self._waiters: list[Future[bool]] = []
-        self._outcome = "idle"
+        self._outcome, self._reason = "idle", ""
         self._ticks = 0
         self._missed = 0
         self._latencies = Window()
@@ -139,8 +123,8 @@ class PolicyLoop:
                 self.previous, self._model = self._model, model
             self._staged = None
             self._settle(False)
-            self._episode = _Episode(number, e, model, self._settings.max_steps)
-            self._outcome = "active"
+            self._episode = Episode(number, e, model, self._settings.max_steps)
+            self._outcome, self._reason = "active", ""
         self._wake()
         return model.version
 
@@ -155,10 +139,10 @@ class PolicyLoop:
         """
         with self._lock:
             self._check_free()
-            mover.runner.begin_episode(_NOTHING, 0)
+            mover.runner.begin_episode(NOTHING, 0)
             self._settle(False)
-            self._episode = episode = _Episode(0, _NOTHING, mover, sys.maxsize)
-            self._outcome = "active"
+            self._episode = episode = Episode(0, NOTHING, mover, sys.maxsize)
+            self._outcome, self._reason = "active", ""
         self._wake()
         return episode.over
 
@@ -169,8 +153,8 @@ class PolicyLoop:
             what = f"episode {self._episode.number}" if self._episode.number else "the way home"
             raise SimplError(f"{what} is still running; end it first")
 
-    def end_episode(self) -> Future[bool]:
-        """Send the terminal tick.
+    def end_episode(self, reason: str = "") -> Future[bool]:
+        """Send the terminal tick; `status` tells the reason, if there is one.
 
         Returns:
             Done once the arm was told to stop, and in lockstep once the plant has answered, so that a reset
@@ -181,7 +165,7 @@ class PolicyLoop:
             if self._episode is not None:
                 self._waiters.append(ended)
                 if not self._episode.ending:
-                    self._episode.ending = True
+                    self._episode.ending, self._reason = True, reason
                     self._episode.end_by = self._now() + self._settings.settle_timeout
             elif self._settling is not None:
                 self._settling.waiting.append(ended)
@@ -191,20 +175,25 @@ class PolicyLoop:
         return ended
 
     def status(self) -> LoopStatus:
-        """Health of the loop right now."""
-        # Outside the lock: quantiles take longer than a tick may wait.
+        """Health of the loop right now. Asked without the lock: a tick that hangs is what it must tell of."""
         p50, p99 = (1e3 * self._latencies.quantile(level) for level in (0.5, 0.99))
-        with self._lock:
-            return LoopStatus(
-                state="error" if self._failure else self._outcome,
-                model_version=self._model.version if self._model else "",
-                staged_version=self._staged.version if self._staged else "",
-                ticks=self._ticks,
-                missed=self._missed,
-                rate_hz=self._starts.rate(self._now()),
-                latency_p50=p50,
-                latency_p99=p99,
-            )
+        model, staged, busy = self._model, self._staged, self._lock.held()
+        failure = f"a tick has been going on for {busy:.1f} s" if busy > self._lock.patience else self._failure
+        return LoopStatus(
+            state="error" if failure else self._outcome,
+            model_version=model.version if model else "",
+            staged_version=staged.version if staged else "",
+            ticks=self._ticks,
+            missed=self._missed,
+            rate_hz=self._starts.rate(self._now()),
+            latency_p50=p50,
+            latency_p99=p99,
+            reason=str(failure or self._reason),
+        )
+
+    def busy(self) -> float:
+        """How long the tick under way has taken so far [s]; 0 between ticks."""
+        return self._lock.held()
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -292,7 +281,7 @@ class PolicyLoop:
             else:
                 self._act(episode, snapshot, now)
 
-    def _act(self, episode: _Episode, snapshot: Snapshot, now: float) -> None:
+    def _act(self, episode: Episode, snapshot: Snapshot, now: float) -> None:
         decision = episode.model.runner.act(snapshot.observation)
         if decision is None:
             self._finish(episode, snapshot, now)
@@ -302,7 +291,7 @@ class PolicyLoop:
         episode.sent_at = now
         episode.step += 1
 
-    def _wait(self, episode: _Episode, now: float) -> None:
+    def _wait(self, episode: Episode, now: float) -> None:
         """There is no new state to act on."""
         if not self._settings.lockstep:
             self._missed += 1
@@ -310,7 +299,7 @@ class PolicyLoop:
             episode.sent_at = now
             self._publish(episode.last)
 
-    def _finish(self, episode: _Episode, snapshot: Snapshot | None, now: float) -> None:
+    def _finish(self, episode: Episode, snapshot: Snapshot | None, now: float) -> None:
         """Terminal tick: the observation after the last action, and zero velocity."""
         if snapshot is not None:
             self._send(episode, snapshot, now, None, np.zeros_like(episode.model.action_scale))
@@ -319,13 +308,13 @@ class PolicyLoop:
         self._outcome = "terminal"
         waiting, self._waiters = self._waiters, []
         stamp = snapshot.stamp if snapshot is not None else -1
-        self._settling = _Settling(stamp, now + self._settings.settle_timeout, waiting)
+        self._settling = Settling(stamp, now + self._settings.settle_timeout, waiting)
         if not self._settings.lockstep or snapshot is None:
             self._settle(True)
 
     def _send(
         self,
-        episode: _Episode,
+        episode: Episode,
         snapshot: Snapshot,
         now: float,
         decision: Decision | None,
@@ -339,7 +328,7 @@ class PolicyLoop:
             episode=episode.number,
             step=episode.step,
             observation=snapshot.observation,
-            z=decision.z if decision else _NOTHING,
+            z=decision.z if decision else NOTHING,
             e=episode.e,
             skill_start=bool(decision and decision.skill_start),
             action=decision.action if decision else np.zeros(velocity.size, dtype=np.float32),

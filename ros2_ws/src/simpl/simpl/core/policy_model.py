@@ -27,7 +27,7 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
     """
     bundle = Bundle.open(path)
     robot = bundle.manifest.robot
-    _same("joints", robot.joint_names, profile.joint_names)
+    _same("joints", robot.joint_names, profile.model_joint_names)
     _same("observation", robot.observation, profile.observation_names)
     if not math.isclose(robot.control_rate_hz, profile.control_rate_hz, rel_tol=1e-6):
         raise BundleError(

@@ -1,24 +1,42 @@
-"""Robot profile: the limits and names of one arm, read from YAML and checked whole before anything moves."""
+"""Robot profile: names, limits and connections of one arm, read from YAML and checked whole before anything moves.
+
+`docs/robot.md` says how to write one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from simpl.core.datasheet import UNIT_HINT, UNITS, Datasheet, load_datasheet, plausible
+from simpl.core.document import DocumentReader, read_yaml
+from simpl.core.profile_files import find_datasheet
+from simpl.core.profile_parts import (
+    COMMAND_TOPICS,
+    CommandInterface,
+    Kinematics,
+    StateTopics,
+    Workspace,
+    read_command,
+    read_kinematics,
+    read_topics,
+    read_workspace,
+)
 from simpl_core.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
 
 _JOINT_KEYS = frozenset({"name", "unit", "position", "velocity", "acceleration"})
 _PROFILE_KEYS = frozenset({"name", "description", "control_rate_hz", "position_margin", "joints", "objects"})
-_UNITS = ("rad", "m")
+_OPTIONAL_KEYS = frozenset(
+    {"datasheet", "state_rate_hz", "command", "topics", "model_names", "home", "kinematics", "workspace"}
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,7 @@ class JointLimits:
         position: lowest and highest position; None where the stop is compliant (a gripper's finger).
         velocity: highest speed, either direction [unit/s].
         acceleration: highest change of velocity [unit/s^2]; None where the arm's own controller limits it.
+        jerk: highest change of acceleration [unit/s^3]; None where the arm's own controller limits it.
     """
 
     name: str
@@ -38,6 +57,7 @@ class JointLimits:
     position: tuple[float, float] | None
     velocity: float
     acceleration: float | None
+    jerk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,14 @@ class RobotProfile:
         position_margin: distance kept from every position limit [the joint's unit].
         joints: in the order of the command and of the first numbers of the observation.
         objects: names in object_states, in the order of the rest of the observation.
-        home: position of each joint (A,) where an episode starts [rad, m]; None where a service puts the arm there.
+        model_names: what the model calls a joint or object where it is not the robot's own name.
+        command: where commands go.
+        topics: where states come from.
+        state_rate_hz: joint states a second [Hz]; None where that is not known.
+        home: positions in which episodes begin [rad or m]; None where there is no such pose.
+        kinematics: where the tool is; None where nobody has written it down.
+        workspace: where the tool may be; None where that is not limited.
+        datasheet: what the arm itself allows; None for a simulated one.
     """
 
     name: str
@@ -60,22 +87,44 @@ class RobotProfile:
     position_margin: float
     joints: tuple[JointLimits, ...]
     objects: tuple[str, ...]
+    model_names: Mapping[str, str] = field(default_factory=dict)
+    command: CommandInterface = field(default_factory=CommandInterface)
+    topics: StateTopics = field(default_factory=StateTopics)
+    state_rate_hz: float | None = None
     home: tuple[float, ...] | None = None
+    kinematics: Kinematics | None = None
+    workspace: Workspace | None = None
+    datasheet: Datasheet | None = None
 
     @property
     def joint_names(self) -> tuple[str, ...]:
-        """Names of the joints, in order."""
+        """Names of the joints on the robot, in order."""
         return tuple(joint.name for joint in self.joints)
 
     @property
+    def model_joint_names(self) -> tuple[str, ...]:
+        """What a model calls the joints, in order."""
+        return self._as_model_says(self.joint_names)
+
+    @property
     def observation_names(self) -> tuple[str, ...]:
-        """Name of each number of the observation: joints, then objects."""
-        return self.joint_names + self.objects
+        """What a model calls each number of the observation: joints, then objects."""
+        return self._as_model_says(self.joint_names + self.objects)
 
     @property
     def period(self) -> float:
         """Time between two commands [s]."""
         return 1.0 / self.control_rate_hz
+
+    @property
+    def remappings(self) -> tuple[tuple[str, str], ...]:
+        """(name in the nodes, name on this robot) of every topic that is called differently there."""
+        pairs = (
+            ("joint_states", self.topics.joint_states),
+            ("object_states", self.topics.object_states),
+            (COMMAND_TOPICS.get(self.command.interface, ""), self.command.topic),
+        )
+        return tuple((ours, theirs) for ours, theirs in pairs if ours != theirs)
 
     def position_bounds(self) -> tuple[FloatArray, FloatArray]:
         """Lowest and highest allowed positions (A,), margin taken off; infinite where there is no limit."""
@@ -95,131 +144,127 @@ class RobotProfile:
         """Highest accelerations (A,) [unit/s^2]; infinite where there is no limit."""
         return np.array([joint.acceleration or math.inf for joint in self.joints], dtype=np.float64)
 
+    def jerk_limits(self) -> FloatArray:
+        """Highest jerks (A,) [unit/s^3]; infinite where there is no limit."""
+        return np.array([joint.jerk or math.inf for joint in self.joints], dtype=np.float64)
+
+    def _as_model_says(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self.model_names.get(name, name) for name in names)
+
 
 def load_profile(path: Path) -> RobotProfile:
-    """Read and check a profile.
+    """Read and check a profile, and the data sheet it names.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, has a key too many or too few, or an impossible value.
+        ConfigError: the file is missing or is not YAML; or with everything that is wrong in it: keys too many or too
+            few, impossible values, limits beyond the arm's own.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"robot profile {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"robot profile {path} is not YAML: {' '.join(str(error).split())}") from error
-    return parse_profile(document, str(path))
+    return parse_profile(read_yaml(path, "robot profile"), f"robot profile {path}", path.parent)
 
 
-def parse_profile(document: Any, where: str) -> RobotProfile:
+def parse_profile(document: Any, source: str, folder: Path | None = None) -> RobotProfile:
     """A profile from what YAML gave.
 
     Args:
         document: nested dictionaries and lists.
-        where: name of the source, for error messages.
+        source: name of the document, for error messages.
+        folder: where a data sheet that is named by a relative path lies.
 
     Raises:
         ConfigError: see `load_profile`.
     """
-    values = _keys(document, _PROFILE_KEYS, where, optional=frozenset({"home"}))
-    joints = tuple(
-        _joint(item, f"{where}: joint {index + 1}") for index, item in enumerate(_list(values, "joints", where))
-    )
-    objects = tuple(_text(item, f"{where}: objects") for item in _list(values, "objects", where))
+    reader = DocumentReader(source)
+    values = reader.mapping(document, "", _PROFILE_KEYS, _OPTIONAL_KEYS)
+    items = enumerate(reader.items(values["joints"], "joints"), 1)
+    joints = tuple(_joint(reader, item, f"joint {number}") for number, item in items)
     profile = RobotProfile(
-        name=_text(values["name"], f"{where}: name"),
-        description=_text(values["description"], f"{where}: description"),
-        control_rate_hz=_number(values["control_rate_hz"], f"{where}: control_rate_hz", above=0.0),
-        position_margin=_number(values["position_margin"], f"{where}: position_margin", least=0.0),
+        name=reader.text(values["name"], "name"),
+        description=reader.text(values["description"], "description"),
+        control_rate_hz=reader.number(values["control_rate_hz"], "control_rate_hz", above=0.0),
+        position_margin=reader.number(values["position_margin"], "position_margin", least=0.0),
         joints=joints,
-        objects=objects,
-        home=_home(values, where),
+        objects=tuple(reader.text(item, "objects") for item in reader.items(values["objects"], "objects")),
+        model_names=_model_names(reader, values.get("model_names")),
+        command=read_command(reader, values.get("command")),
+        topics=read_topics(reader, values.get("topics")),
+        state_rate_hz=reader.optional_number(values.get("state_rate_hz"), "state_rate_hz", above=0.0),
+        home=None if values.get("home") is None else reader.numbers(values["home"], "home", len(joints)),
+        kinematics=read_kinematics(reader, values.get("kinematics")),
+        workspace=read_workspace(reader, values.get("workspace")),
+        datasheet=_datasheet(reader, values.get("datasheet"), folder),
     )
-    _check_whole(profile, where)
+    _check_whole(profile, reader)
+    reader.finish()
     return profile
 
 
-def _check_whole(profile: RobotProfile, where: str) -> None:
+def _check_whole(profile: RobotProfile, reader: DocumentReader) -> None:
+    """What no single value shows."""
     if not profile.joints:
-        raise ConfigError(f"{where}: joints is empty; an arm has at least one")
-    names = profile.observation_names
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{where}: {twice[0]!r} is named twice")
+        if not reader.problems:
+            reader.note("", "joints is empty; an arm has at least one")
+        return
+    names = profile.joint_names + profile.objects
+    for name in sorted({name for name in names if name and names.count(name) > 1}):
+        reader.note("", f"{name!r} is named twice")
+    for name in sorted(set(profile.model_names) - set(names)):
+        reader.note("model_names", f"{name!r} is neither a joint nor an object of this profile")
     low, high = profile.position_bounds()
-    for joint, lowest, highest in zip(profile.joints, low, high, strict=True):
-        if lowest >= highest:
-            raise ConfigError(
-                f"{where}: joint {joint.name}: position {joint.position} leaves no room with a margin of "
-                f"{profile.position_margin}; wanted [lowest, highest]"
-            )
-    if profile.home is not None and len(profile.home) != len(profile.joints):
-        raise ConfigError(f"{where}: home has {len(profile.home)} numbers, wanted one for each of the joints")
+    for index, joint in enumerate(profile.joints):
+        if joint.position and joint.position[0] < joint.position[1] and low[index] >= high[index]:
+            margin = profile.position_margin
+            reader.note(f"joint {joint.name}", f"position {joint.position} leaves no room with a margin of {margin}")
+        if profile.home and (profile.home[index] < low[index] or profile.home[index] > high[index]):
+            reader.note("home", f"{profile.home[index]} is out of bounds for {joint.name}, margin included")
+    if profile.kinematics:
+        turning = profile.joints[: len(profile.kinematics.joints)]
+        if len(turning) < len(profile.kinematics.joints):
+            reader.note("kinematics", f"has {len(profile.kinematics.joints)} joints, the arm {len(turning)}")
+        for joint in turning:
+            if joint.unit == "m":
+                reader.note("kinematics", f"knows turning joints only; {joint.name} is in m")
+    if profile.workspace and not profile.kinematics:
+        reader.note("workspace", "needs kinematics, which say where the tool is")
+    if profile.state_rate_hz is not None and profile.state_rate_hz < profile.control_rate_hz:
+        reader.note("state_rate_hz", f"{profile.state_rate_hz} is less than control_rate_hz")
+    if profile.datasheet:
+        reader.problems += profile.datasheet.violations(profile)
 
 
-def _joint(item: Any, where: str) -> JointLimits:
-    values = _keys(item, _JOINT_KEYS, where)
-    name = _text(values["name"], f"{where}: name")
+def _joint(reader: DocumentReader, item: Any, where: str) -> JointLimits:
+    values = reader.mapping(item, where, _JOINT_KEYS, frozenset({"jerk"}))
+    name = reader.text(values["name"], f"{where}: name")
     where = f"{where} ({name})"
-    if values["unit"] not in _UNITS:
-        raise ConfigError(f"{where}: unit is {values['unit']!r}, wanted one of {', '.join(_UNITS)}")
-    acceleration = values["acceleration"]
-    return JointLimits(
+    joint = JointLimits(
         name=name,
-        unit=values["unit"],
-        position=_range(values["position"], f"{where}: position"),
-        velocity=_number(values["velocity"], f"{where}: velocity", above=0.0),
-        acceleration=None if acceleration is None else _number(acceleration, f"{where}: acceleration", above=0.0),
+        unit=reader.choice(values["unit"], f"{where}: unit", UNITS, UNIT_HINT),
+        position=reader.interval(values["position"], f"{where}: position"),
+        velocity=reader.number(values["velocity"], f"{where}: velocity", above=0.0),
+        acceleration=reader.optional_number(values["acceleration"], f"{where}: acceleration", above=0.0),
+        jerk=reader.optional_number(values.get("jerk"), f"{where}: jerk", above=0.0),
     )
+    if joint.jerk is not None and joint.acceleration is None:
+        reader.note(where, f"jerk is {joint.jerk}, but there is no acceleration limit for it to build up to")
+    furthest, fastest = plausible(joint.unit)
+    if joint.unit and (joint.velocity > fastest or max(map(abs, joint.position or (0.0,))) > furthest):
+        reader.note(where, f"no arm goes that far or fast; position is in {joint.unit}, velocity in {joint.unit}/s")
+    return joint
 
 
-def _home(values: Mapping[str, Any], where: str) -> tuple[float, ...] | None:
-    if values.get("home") is None:
-        return None
-    return tuple(_number(item, f"{where}: home") for item in _list(values, "home", where))
-
-
-def _keys(
-    document: Any, wanted: frozenset[str], where: str, *, optional: frozenset[str] = frozenset()
-) -> Mapping[str, Any]:
-    if not isinstance(document, Mapping):
-        raise ConfigError(f"{where} holds a {type(document).__name__}, wanted keys {', '.join(sorted(wanted))}")
-    unknown = sorted(str(key) for key in set(document) - wanted - optional)
-    if unknown:
-        known = ", ".join(sorted(wanted | optional))
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; the keys are {known}")
-    missing = sorted(wanted - set(document))
-    if missing:
-        raise ConfigError(f"{where}: key {missing[0]!r} is missing (null says that there is no such limit)")
-    return document
-
-
-def _list(values: Mapping[str, Any], key: str, where: str) -> list[Any]:
-    value = values[key]
-    if not isinstance(value, list):
-        raise ConfigError(f"{where}: {key} is {value!r}, wanted a list")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where} is {value!r}, wanted a text")
-    return value.strip()
-
-
-def _range(value: Any, where: str) -> tuple[float, float] | None:
+def _datasheet(reader: DocumentReader, value: Any, folder: Path | None) -> Datasheet | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2:
-        raise ConfigError(f"{where} is {value!r}, wanted [lowest, highest] or null")
-    return _number(value[0], where), _number(value[1], where)
+    try:
+        return load_datasheet(find_datasheet(str(value), folder))
+    except ConfigError as error:
+        reader.note("datasheet", str(error))
+        return None
 
 
-def _number(value: Any, where: str, *, above: float = -math.inf, least: float = -math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{where} is {value!r}, wanted a finite number")
-    if value <= above:
-        raise ConfigError(f"{where} is {value}, wanted more than {above}")
-    if value < least:
-        raise ConfigError(f"{where} is {value}, wanted at least {least}")
-    return float(value)
+def _model_names(reader: DocumentReader, value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        reader.note("model_names", f"is {value!r}, wanted pairs of the robot's name and the model's")
+        return {}
+    return {str(ours): reader.text(theirs, f"model_names: {ours}") for ours, theirs in value.items()}

@@ -95,7 +95,7 @@ class RobotState:
 
     Args:
         joints: names of the joints, in order.
-        objects: names of the object coordinates, in order.
+        objects: names of the object coordinates, in order; without any, joints alone are the whole state.
     """
 
     def __init__(self, joints: Sequence[str], objects: Sequence[str]) -> None:
@@ -103,6 +103,7 @@ class RobotState:
         self._object_order = NameOrder(objects, "object coordinate")
         self._joints: _Half | None = None
         self._objects: _Half | None = None
+        self._alone = not objects
         self.changed = threading.Condition()
         """Notified when joints and objects of one stamp have come: half a state is nothing to wake up for."""
         self.rejected = 0
@@ -123,6 +124,8 @@ class RobotState:
         half = self._checked(self._joint_order, stamp, names, values, now)
         if half is not None:
             self._joints = half
+            if self._alone:
+                self._objects = half._replace(numbers=half.numbers[:0])
             self._tell()
 
     def update_objects(self, stamp: int, names: Sequence[str], values: Any, now: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from simpl.front.audit_command import AuditSettings
 from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
+from simpl.front.robot_command import RobotSettings
 from simpl.graph import AdaptSettings
 
 
@@ -65,4 +66,25 @@ class Replay(ReplaySettings):
         return run_replay(self)
 
 
-COMMANDS = {"adapt": Adapt, "audit": Audit, "record": Record, "replay": Replay, "report": Report}
+@dataclass(frozen=True)
+class Robot(RobotSettings):
+    """List robot profiles, show one, or compare one with a running robot.
+
+    Example: simpl robot check franka_fr3
+    """
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.robot_command import run_robot
+
+        return run_robot(self)
+
+
+COMMANDS = {
+    "adapt": Adapt,
+    "audit": Audit,
+    "record": Record,
+    "replay": Replay,
+    "report": Report,
+    "robot": Robot,
+}

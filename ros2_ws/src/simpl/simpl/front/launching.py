@@ -6,7 +6,7 @@ Needs `launch` and `launch_ros`, which come with a ROS 2 distribution; nothing e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ DESCRIPTIONS = {
         "pace. Empty: sim with the simulated arm, real without it."
     ),
     "namespace": "ROS namespace of all nodes and topics.",
+    "profile": "Robot profile: a name that `simpl robot list` shows, or a path that ends in .yaml.",
+    "driver": "none where the arm's ros2_control runs already; franka_fci: our own driver for a Franka arm.",
+    "robot_ip": "Address of the arm's control unit, for the driver.",
     "episodes": "Fine-tuning episodes.",
     "conditioning": "Episodes with task embeddings drawn from the prior.",
     "evaluation": "Episodes that judge the conditioned policy, and again as many that judge the final one.",
@@ -54,12 +57,15 @@ DESCRIPTIONS = {
 Build = Callable[[AdaptSettings, Path, str], list[Action]]
 
 
-def describe(names: Sequence[str], build: Build, **defaults: str) -> LaunchDescription:
+def describe(
+    names: Sequence[str], build: Build, *, fixed: Mapping[str, str] | None = None, **defaults: str
+) -> LaunchDescription:
     """A launch description with arguments that are checked like those of `simpl adapt`.
 
     Args:
         names: arguments it takes, of DESCRIPTIONS.
         build: makes the actions from settings, bundle folder and the text of `out`.
+        fixed: texts of settings that are no arguments here.
         defaults: default texts that differ from the settings' own.
 
     Returns:
@@ -71,7 +77,7 @@ def describe(names: Sequence[str], build: Build, **defaults: str) -> LaunchDescr
     def expand(context: LaunchContext) -> list[Action]:
         given = {name: LaunchConfiguration(name).perform(context).strip() for name in names}
         out = given.pop("out", "")
-        settings = read_settings(given)
+        settings = read_settings({**(fixed or {}), **given})
         return build(settings, settings.bundle or shipped_bundle(), out)
 
     runtime_env.prepare()
@@ -89,7 +95,7 @@ def read_settings(texts: dict[str, str]) -> AdaptSettings:
     for name, text in texts.items():
         if name == "bundle":
             values[name] = Path(text).expanduser() if text else None
-        elif name in ("task", "namespace", "rate", "preset", "reward", "scene"):
+        elif name in ("task", "namespace", "profile", "driver", "robot_ip", "rate", "preset", "reward", "scene"):
             values[name] = text
         elif name == "use_sim":
             values[name] = _truth(name, text)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from sim.tasks import parse_kitchen_task
 from simpl.graph import PHASES
 
-GUARD_MODES = ("running", "stopped", "fault", "e-stop")
+GUARD_MODES = ("running", "stopped", "fault", "e-stop", "paused")
 """Names of GuardState's modes, by number."""
 LATCHED = GUARD_MODES[2:]
-"""Those that only guard/reset ends."""
+"""Those that only a person ends, with guard/reset or guard/resume."""
 PERSONS = ("waiting for episode/", "the arm is not home")
 """How a status begins that only a person ends."""
 
@@ -133,7 +133,8 @@ class Progress:
         health = self.control
         if health.guard_mode not in LATCHED:
             return self.status if self.status.startswith(PERSONS) else ""
-        return f"the guard holds the arm until guard/reset is called ({health.guard_mode}: {health.guard_reason})"
+        release = "guard/resume" if health.guard_mode == "paused" else "guard/reset"
+        return f"the guard holds the arm until {release} is called ({health.guard_mode}: {health.guard_reason})"
 
     @property
     def done_total(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from rclpy.duration import Duration
@@ -11,14 +12,16 @@ from simpl_interfaces.msg import PolicyAction
 from std_srvs.srv import Trigger
 
 from simpl import interfaces
-from simpl.conversions import from_time, to_guard_state, to_velocity_command, to_wanted
-from simpl.core.guard import Command, Guard, GuardSettings, Mode
+from simpl.conversions import from_time, to_guard_state, to_trajectory_command, to_velocity_command, to_wanted
+from simpl.core.guard import Answer, Command, Guard, GuardSettings, Mode
+from simpl.core.interventions import InterventionLog
 from simpl.core.robot_state import NameOrder, StateError
+from simpl.nodes.controllers import ControllerWatch
 from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
-REPEATS = (0.0, 10.0)
 _LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other publishers
+_LONGEST_RAMP = 0.5  # after a signal the arm is slowed down for so long at most [s]
 
 
 class GuardNode(Node):
@@ -29,16 +32,18 @@ class GuardNode(Node):
         profile = declare_profile(self)
         self._lockstep = declare(self, "lockstep", False, "simulated time stands still while the policy thinks")
         waits = self._lockstep
+        timeout = 10.0 if waits else max(0.1, 2.0 * profile.period)
+        rate = declare(self, "watchdog_rate", 50.0, "looks of the watchdogs a second [Hz]", between=(5.0, 1000.0))
         settings = GuardSettings(
-            declare(
-                self, "action_timeout", 10.0 if waits else 0.16, "longest silence of the policy [s]", between=TIMES
-            ),
-            declare(self, "state_timeout", 10.0 if waits else 0.16, "oldest joint state to move on [s]", between=TIMES),
+            declare(self, "action_timeout", timeout, "longest silence of the policy [s]", between=TIMES),
+            declare(self, "state_timeout", timeout, "oldest joint state to move on [s]", between=TIMES),
             declare(
                 self, "zero_repeat", 0.0 if waits else 0.1, "period of zeros at rest [s]; 0: once", between=(0, 10)
             ),
+            look=1.0 / rate,
+            lockstep=self._lockstep,
         )
-        rate = declare(self, "watchdog_rate", 50.0, "looks of the watchdogs a second [Hz]", between=(5.0, 1000.0))
+        self._look = settings.look
         self._guard = Guard(profile, settings)
         self._order = NameOrder(profile.joint_names, "joint")
         self._stamp = -1
@@ -47,18 +52,29 @@ class GuardNode(Node):
         self._looks = 0
         self._others: list[str] = []
         self._strangers: list[str] = []
-        self._mode = self._guard.mode
-        self._commands = interfaces.COMMANDS.publisher(self)
+        self._log = InterventionLog()
+        self._joints = profile.joint_names
+        self._follows = profile.command.interface == "trajectory"
+        self._commands = (interfaces.TRAJECTORY if self._follows else interfaces.COMMANDS).publisher(self)
         self._states = interfaces.GUARD_STATE.publisher(self)
         interfaces.JOINT_STATES.subscription(self, self._on_joint_state)
         interfaces.POLICY_ACTION.subscription(self, self._on_action)
         interfaces.GUARD_ESTOP.server(self, self._on_estop)
         interfaces.GUARD_RESET.server(self, self._on_reset)
+        interfaces.GUARD_PAUSE.server(self, self._on_pause)
+        interfaces.GUARD_RESUME.server(self, self._on_resume)
+        self._controllers = ControllerWatch(self, self._commands)
         self.create_timer(1.0 / rate, self._on_watch, clock=STEADY)
 
     def close(self) -> None:
-        """Send zeros and see them arrive."""
-        self._send(self._guard.shutdown())
+        """Slow the arm down to zeros and see them arrive."""
+        give_up = time.monotonic() + _LONGEST_RAMP
+        command = self._guard.shutdown()
+        while command.velocity.any() and time.monotonic() < give_up:
+            self._send(command)
+            time.sleep(self._look)
+            command = self._guard.shutdown()
+        self._send(self._guard.shutdown(at_once=True))
         self._commands.wait_for_all_acked(Duration(seconds=0.3))
 
     def _on_joint_state(self, message: JointState) -> None:
@@ -85,7 +101,7 @@ class GuardNode(Node):
         if self._lockstep and message.tick == self._tick and stamp < self._stamp:
             return  # sent again although the plant has moved on: executed once is enough
         self._tick = message.tick
-        self._send(self._guard.on_action(to_wanted(message)), stamp)
+        self._send(self._guard.on_action(to_wanted(message, self._stamp)), stamp)
 
     def _on_watch(self) -> None:
         self._looks += 1
@@ -93,7 +109,9 @@ class GuardNode(Node):
             # Seen twice in a row: a node that has just gone down is announced for a moment longer.
             before, self._others = self._others, self._others_on_the_command_topic()
             self._strangers = [name for name in self._others if name in before]
-        self._send(self._guard.watch(self._strangers))
+        # In lockstep an action waits for the plant to be there.
+        controller = "" if self._lockstep else self._controllers.problem()
+        self._send(self._guard.watch(self._strangers, controller))
 
     def _on_estop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._send(self._guard.estop())
@@ -101,28 +119,35 @@ class GuardNode(Node):
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success, response.message, zeros = self._guard.reset()
-        self._send(zeros)
+        return self._answer(self._guard.reset(), response)
+
+    def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(self._guard.pause(), response)
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answer(self._guard.resume(), response)
+
+    def _answer(self, answer: Answer, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message, command = answer
+        self._send(command)
         return response
 
     def _send(self, command: Command | None, stamp: int | None = None) -> None:
         if command is None:
             return
-        self._commands.publish(to_velocity_command(command.velocity))
+        if self._follows:
+            self._commands.publish(to_trajectory_command(self._joints, self._guard.trajectory(command.velocity)))
+        else:
+            self._commands.publish(to_velocity_command(command.velocity))
         stamp = max(self._stamp, 0) if stamp is None else stamp
         guard = self._guard
-        self._states.publish(to_guard_state(command, stamp, guard.interventions, guard.commands))
-        self._log_mode(command.reason)
-
-    def _log_mode(self, reason: str) -> None:
-        mode = self._guard.mode
-        if mode is self._mode:
-            return
-        self._mode = mode
-        if mode is Mode.FAULT or mode is Mode.ESTOP:
-            self.get_logger().error(f"{mode.name}: {reason}")
-        else:  # every episode begins and ends
-            self.get_logger().debug(f"{mode.name}: {reason}")
+        counts = guard.counts.tolist()
+        self._states.publish(to_guard_state(command, stamp, guard.interventions, guard.commands, counts))
+        line = self._log.note(command, time.monotonic())
+        if line and (command.mode is Mode.FAULT or command.mode is Mode.ESTOP):
+            self.get_logger().error(line)
+        elif line:
+            self.get_logger().warning(line)
 
     def _others_on_the_command_topic(self) -> list[str]:
         """Names of the nodes that publish commands besides this one."""
@@ -130,8 +155,10 @@ class GuardNode(Node):
             return []
         found = self.get_publishers_info_by_topic(self._commands.topic_name)
         names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
-        if self.get_fully_qualified_name() in names:
-            names.remove(self.get_fully_qualified_name())  # once: a second guard of our name is a stranger too
+        # Once each: a second guard of our name is a stranger too. Our policy sends zeros when it does not hear us.
+        for known in (self.get_fully_qualified_name(), f"{self.get_namespace().rstrip('/')}/policy"):
+            if known in names:
+                names.remove(known)
         return names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
 from simpl.core.robot_state import RobotState, StateError
 from simpl.nodes.running import FAILED, STEADY, USER_ERROR, Ending, declare, declare_profile, run_node
+from simpl.nodes.takeover import Takeover
 from simpl_core.errors import ConfigError, SimplError
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -30,6 +32,8 @@ T = TypeVar("T")
 
 _GUARD_PATIENCE = 5.0  # for discovery at the start [s]
 _POLL = 0.002  # how soon an awaited result is noticed [s]
+_LOOK = 0.02  # between two looks at the guard and at the loop [s]
+_HANGS = 10.0  # a tick that takes longer never ends [s]
 
 
 class PolicyNode(LifecycleNode):
@@ -58,6 +62,13 @@ class PolicyNode(LifecycleNode):
         self._deterministic = declare(
             self, "deterministic", False, "always take the mean skill, also when an episode does not ask for it"
         )
+        patience = declare(
+            self,
+            "guard_timeout",
+            max(0.1, 2.0 * self._profile.period),
+            "real time: silence of the guard after which zeros are sent in its place [s]",
+            between=(0.01, 10.0),
+        )
         self._autostart = declare(self, "autostart", True, "configure and activate without being told")
         self._state = RobotState(self._profile.joint_names, self._profile.objects)
         self._loop = PolicyLoop(self._state, self._on_tick, self._settings, self._on_loop_failure)
@@ -76,6 +87,9 @@ class PolicyNode(LifecycleNode):
         # Alone: the way home takes seconds, and ending it must not wait for its end.
         interfaces.HOME.server(self, self._on_home, group=MutuallyExclusiveCallbackGroup())
         self.create_timer(1.0, self._publish_status, clock=STEADY)
+        # In lockstep nothing moves while the guard is silent.
+        self._takeover = None if self._settings.lockstep else Takeover(self, self._profile, patience)
+        self.create_timer(_LOOK, self._on_watch, clock=STEADY)
         if self._autostart:
             self._start()
 
@@ -148,13 +162,30 @@ class PolicyNode(LifecycleNode):
 
     def _on_tick(self, tick: PolicyTick) -> None:
         """On the loop's thread."""
-        self._actions.publish(to_policy_action(tick))
+        self._actions.publish(to_policy_action(tick, self._profile.joint_names))
+        if self._takeover is not None:
+            self._takeover.watch.sent(time.monotonic())
 
     def _on_loop_failure(self, error: Exception) -> None:
         """On the loop's thread, after it has told the arm to stop."""
         self.get_logger().fatal("a tick failed:\n" + "".join(traceback.format_exception(error)))
         self._publish_status()
         self._ending.request(FAILED)
+
+    def _on_watch(self) -> None:
+        """Neither a guard that is gone nor a tick that hangs goes unnoticed."""
+        lost = self._takeover.look() if self._takeover is not None else ""
+        if lost:
+            self.get_logger().error(f"{lost}; the episode ends")
+            with contextlib.suppress(SimplError):  # it hangs too: said below
+                self._loop.end_episode(lost)
+            self._publish_status()
+        if self._loop.busy() > _HANGS and not self._ending.requested.done():
+            self.get_logger().fatal(
+                f"a tick has been going on for {self._loop.busy():.1f} s; the guard has stopped the arm"
+            )
+            self._publish_status()
+            self._ending.request(FAILED)
 
     def _publish_status(self) -> None:
         self._status.publish(to_policy_status(self._loop.status(), self.get_clock().now().nanoseconds))
@@ -178,9 +209,12 @@ class PolicyNode(LifecycleNode):
 
     async def _on_end_episode(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = True
-        if self._active:
-            answered = await self._finished(self._loop.end_episode())
-            response.message = "" if answered else "the plant has not answered the last command"
+        try:
+            if self._active:
+                answered = await self._finished(self._loop.end_episode())
+                response.message = "" if answered else "the plant has not answered the last command"
+        except SimplError as error:
+            response.success, response.message = False, str(error)
         self._publish_status()
         return response
 
@@ -219,10 +253,14 @@ class PolicyNode(LifecycleNode):
         """An action that no guard hears is lost, and in lockstep time would stand still for ever."""
         patience = time.monotonic() + _GUARD_PATIENCE
         guards = self.resolve_topic_name(interfaces.GUARD_STATE.name)
-        while not (self._actions.get_subscription_count() and self.count_publishers(guards)):
+        while not (self._actions.get_subscription_count() and self.count_publishers(guards)) or self._guard_is_lost():
             if time.monotonic() > patience:
                 raise SimplError(f"no guard listens to {self._actions.topic_name}")
             await self._pause(0.02)
+
+    def _guard_is_lost(self) -> bool:
+        """A dead guard stays announced for a while: once lost it counts only when it speaks."""
+        return self._takeover is not None and self._takeover.watch.lost
 
     def _check_active(self) -> None:
         if not self._active:

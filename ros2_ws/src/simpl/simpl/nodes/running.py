@@ -24,7 +24,8 @@ from rclpy.task import Future
 
 from simpl import runtime_env
 from simpl.core.profile import RobotProfile, load_profile
-from simpl_core.errors import ConfigError, SimplError
+from simpl.core.profile_files import find_profile
+from simpl_core.errors import SimplError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OK, FAILED, USER_ERROR = 0, 1, 2
@@ -149,38 +150,14 @@ def declare(
     return node.declare_parameter(name, default, descriptor).value
 
 
-def declare_profile(node: Node) -> RobotProfile:
+def declare_profile(node: Node, default: str = "mujoco_kitchen") -> RobotProfile:
     """Declare the parameter `profile` and read the robot profile it names.
 
     Raises:
         ConfigError: there is no such profile, or it is not a valid one.
     """
-    name = declare(node, "profile", "mujoco_kitchen", "robot profile: a path, or the name of one in config/")
+    name = declare(node, "profile", default, "robot profile: a path, or the name of one in config/")
     return load_profile(find_profile(name))
-
-
-def find_profile(name: str) -> Path:
-    """Path of a robot profile by path or by name.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    files = [file for folder in _config_folders() for file in folder.glob("*.yaml")]
-    installed = {file.stem: file for file in files if not file.name.endswith(".params.yaml")}
-    if name not in installed:
-        known = ", ".join(sorted(installed)) or "none"
-        raise ConfigError(f"there is no robot profile {name!r}; there are: {known}. A path ends in .yaml")
-    return installed[name]
-
-
-def _config_folders() -> list[Path]:
-    """Where profiles may be, the most important last."""
-    prefixes = [*reversed(os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)), sys.prefix]
-    # The wheels' environment has no AMENT_PREFIX_PATH: there the workspace is installed into Python's own prefix.
-    installed = [Path(prefix) / "share" / "simpl" / "config" for prefix in prefixes if prefix]
-    return [folder for folder in (*installed, Path(__file__).resolve().parents[2] / "config") if folder.is_dir()]
 
 
 def _catch_signals(ending: Ending) -> None:

@@ -1,0 +1,88 @@
+"""Who notices that another one is gone or stuck: the policy's watch over the guard, and over its own ticks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from simpl.core.guard_watch import GuardWatch
+from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop
+from simpl.core.robot_state import RobotState
+from simpl_core.errors import SimplError
+
+PATIENCE = 30.0
+
+
+def test_silence_is_counted_from_the_oldest_action_without_an_answer():
+    watch = GuardWatch(patience=0.16)
+    assert watch.silence(5.0) == 0.0 and not watch.silent(5.0)
+    watch.sent(10.0)
+    watch.sent(10.08)
+    assert watch.silence(10.15) == pytest.approx(0.15) and not watch.silent(10.15)
+    assert watch.silent(10.17)
+    watch.heard()
+    assert not watch.silent(99.0)
+
+
+def test_a_guard_is_given_up_once_and_lost_until_it_is_heard():
+    watch = GuardWatch(patience=0.16, give_up=1.0)
+    watch.sent(10.0)
+    assert not watch.gives_up(10.9) and not watch.lost
+    assert watch.gives_up(11.1) and watch.lost
+    assert not watch.gives_up(11.2), "said once"
+    watch.heard()
+    assert not watch.lost
+
+
+class Decision(NamedTuple):
+    action: np.ndarray
+    z: np.ndarray
+    skill_start: bool
+
+
+class StuckRunner:
+    """A model that does not come back before it is let go."""
+
+    def __init__(self):
+        self.inside, self.let_go = threading.Event(), threading.Event()
+
+    def begin_episode(self, e, seed, deterministic=False):
+        pass
+
+    def act(self, observation):
+        self.inside.set()
+        self.let_go.wait(PATIENCE)
+        return Decision(np.zeros(2, np.float32), np.zeros(4, np.float32), True)
+
+
+def test_a_tick_that_hangs_is_told_of_and_takes_nobody_with_it():
+    state, runner, sent = RobotState(["a", "b"], ["door"]), StuckRunner(), []
+    loop = PolicyLoop(state, sent.append, LoopSettings(rate_hz=50.0, hang_timeout=0.2, state_timeout=PATIENCE))
+    loop.stage(LoadedModel(runner, "stuck", 3, np.ones(2)))
+    now = time.monotonic()
+    state.update_joints(1, ["a", "b"], [0.0, 0.0], now)
+    state.update_objects(1, ["door"], [0.0], now)
+    loop.begin_episode(1, np.zeros(3), 0, False)
+    assert (loop.status().state, loop.busy()) == ("active", 0.0)
+    loop.start()
+    try:
+        assert runner.inside.wait(PATIENCE)
+        while loop.busy() <= 0.2:
+            time.sleep(0.01)
+        status = loop.status()
+        assert status.state == "error" and "a tick has been going on for" in status.reason
+        for ask in (loop.end_episode, lambda: loop.stage(LoadedModel(runner, "next", 3, np.ones(2)))):
+            with pytest.raises(SimplError, match="the control loop hangs"):
+                ask()
+        assert sent == []
+    finally:
+        runner.let_go.set()
+    ended = loop.end_episode("somebody said so")
+    assert ended.result(PATIENCE)
+    assert not sent[-1].active
+    assert (loop.status().state, loop.status().reason) == ("terminal", "somebody said so")
+    loop.stop()
