@@ -27,7 +27,7 @@ IN_WORKSPACE :=
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 endif
 COMMA := ,
-EXTRAS := robot,sim,train$(ROS_EXTRAS)
+EXTRAS := robot,record,sim,train$(ROS_EXTRAS)
 
 # The ROS wheels mark an environment they have prepared; the mark of another environment must not count here.
 unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE

@@ -5,6 +5,7 @@
 - `skill_policy.onnx`: state (B, S), e (B, E) -> mean, scale (B, Z).
 - `skill_prior.onnx`: state (B, S) -> mean, scale (B, Z).
 - `task_encoder.onnx`: transitions (B, N, 2S + Z + 2), mask (B, N) bool -> mean, scale (B, E).
+- `reward_decoder.onnx`: optional; next_state (B, S), e (B, E) -> reward (B, 1).
 - `golden.json`: inputs of each network with the outputs that PyTorch computed for them.
 - `learner/`: optional, the checkpoint from which a learner fine-tunes.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from export.manifest import GOLDEN, LEARNER, MANIFEST, NETWORKS, FileEntry, Manifest, json_object
+from export.manifest import GOLDEN, LEARNER, MANIFEST, FileEntry, Manifest, json_object
 from export.verify import Golden, check_model, load_model, read_files, read_golden, read_manifest
 from simpl_core.errors import BundleError
 
@@ -73,7 +74,7 @@ class Bundle:
         Raises:
             BundleError: the bundle has no such part.
         """
-        parts = list(NETWORKS) + (["learner"] if LEARNER[0] in self.manifest.files else [])
+        parts = list(self.manifest.networks) + (["learner"] if LEARNER[0] in self.manifest.files else [])
         if role not in parts:
             raise BundleError(f"bundle {self.folder} has no {role!r}; it has {', '.join(parts)}")
         return self.folder / (role if role == "learner" else f"{role}.onnx")
@@ -190,9 +191,9 @@ def _verified(folder: Path, known: Bundle | None) -> Bundle:
     contents = read_files(folder, manifest)
     golden = read_golden(contents[GOLDEN], manifest)
     sessions = {}
-    for name in NETWORKS:
+    for name in manifest.networks:
         file = f"{name}.onnx"
-        if known is not None and known.manifest.files[file] == manifest.files[file]:
+        if known is not None and known.manifest.files.get(file) == manifest.files[file]:
             session = known.sessions[name]
         else:
             session = load_model(name, contents[file])

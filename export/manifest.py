@@ -16,10 +16,12 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 NETWORKS = ("skill_decoder", "skill_policy", "skill_prior", "task_encoder")
+REWARD = "reward_decoder"
+"""Optional: what a step was worth, for robots on which nothing sees the objects."""
 LEARNER = ("learner/config.json", "learner/provenance.json", "learner/weights.safetensors")
 REQUIRED_FILES = frozenset({GOLDEN, *(f"{network}.onnx" for network in NETWORKS)})
-"""A bundle holds these, the three of `LEARNER` or none of them, and nothing else: names are a closed list, so
-no manifest can point outside its folder."""
+"""A bundle holds these, the three of `LEARNER` or none of them, `REWARD` or not, and nothing else: names are a closed
+list, so no manifest can point outside its folder."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -113,17 +115,25 @@ class Manifest:
         core = json.dumps(self._core(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(core.encode()).hexdigest()
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks in the bundle."""
+        return (*NETWORKS, REWARD) if f"{REWARD}.onnx" in self.files else NETWORKS
+
     def signatures(self) -> dict[str, Signature]:
         """What each network must take and give."""
+        reward = Signature({"next_state": (None, self.state_dim), "e": (None, self.e_dim)}, {"reward": (None, 1)})
         state, z, e = (None, self.state_dim), (None, self.z_dim), (None, self.e_dim)
-        return {
+        all_of_them = {
             "skill_decoder": Signature({"state": state, "z": z}, {"action": (None, self.action_dim)}),
             "skill_policy": Signature({"state": state, "e": e}, {"mean": z, "scale": z}),
             "skill_prior": Signature({"state": state}, {"mean": z, "scale": z}),
             "task_encoder": Signature(
                 {"transitions": (None, None, self.context_dim), "mask": (None, None)}, {"mean": e, "scale": e}
             ),
+            REWARD: reward,
         }
+        return {name: all_of_them[name] for name in self.networks}
 
     def interface(self) -> tuple[Robot, int, int, int]:
         """What a robot relies on and no update may change: robot, H and the sizes of z and e."""
@@ -290,7 +300,7 @@ def _check_sizes(manifest: Manifest) -> None:
 
 
 def _check_files(files: Mapping[str, FileEntry]) -> None:
-    allowed = REQUIRED_FILES | set(LEARNER)
+    allowed = REQUIRED_FILES | set(LEARNER) | {f"{REWARD}.onnx"}
     unknown = sorted(set(files) - allowed)
     if unknown:
         raise BundleError(f"{MANIFEST} lists {unknown[0]!r}; a bundle may hold {', '.join(sorted(allowed))}")

@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from export.bundle import Bundle
+from export.manifest import REWARD
 from simpl_core.episode import positive_first
 from simpl_core.errors import InferenceError
 
@@ -167,6 +168,34 @@ class PolicyRunner:
             rng.standard_normal(dtype=np.float32, out=self._noise)
             np.multiply(scale, self._noise, out=self._noise)
             np.add(mean, self._noise, out=self._z)
+
+
+class RewardModel:
+    """What steps were worth, by a bundle's reward decoder; for one thread."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Take over the session that was verified when the bundle was opened.
+
+        Raises:
+            BundleError: the bundle has no reward decoder.
+        """
+        bundle.path(REWARD)
+        self._manifest = bundle.manifest
+        self._model = _BoundModel(bundle.sessions[REWARD])
+
+    def reward(self, next_state: ArrayLike, e: ArrayLike) -> float:
+        """The reward of a step that ended in `next_state` (S,), for the task with embedding `e` (E,).
+
+        Raises:
+            InferenceError: a wrong size, or a number that is not finite, before or after.
+        """
+        self._model.inputs["next_state"][0] = _vector(next_state, self._manifest.state_dim, "state")
+        self._model.inputs["e"][0] = _vector(e, self._manifest.e_dim, "task embedding")
+        self._model.run()
+        reward = float(self._model.outputs["reward"][0, 0])
+        if not np.isfinite(reward):
+            raise InferenceError("the reward decoder answers with a number that is not finite")
+        return reward
 
 
 def _vector(values: ArrayLike, size: int, what: str) -> Float32:

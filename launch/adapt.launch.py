@@ -29,6 +29,9 @@ ARGUMENTS = (
     "max_steps",
     "preset",
     "seed",
+    "reward",
+    "label_wait",
+    "scene",
     "out",
 )
 

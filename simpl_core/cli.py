@@ -299,6 +299,8 @@ COMMANDS = {
     "data": Data,
     "presets": Presets,
 }
+ROBOT_COMMANDS = ("adapt", "audit", "record", "replay", "report", "robot")
+"""Commands of the ROS package, `simpl.front.commands`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -323,9 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> Any:
     commands: dict[str, Any] = dict(COMMANDS)
     # These belong to the ROS package; a workstation without it still has all the others.
-    required = arguments[:1] in (["adapt"], ["report"], ["robot"])
-    if required or not arguments or arguments[0] in ("-h", "--help"):
-        commands |= _robot_commands(required)
+    wanted = bool(arguments) and arguments[0] in ROBOT_COMMANDS
+    if wanted or not arguments or arguments[0] in ("-h", "--help"):
+        commands |= _robot_commands(required=wanted)
     return tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="simpl",
@@ -337,7 +339,7 @@ def _parse(arguments: list[str]) -> Any:
 
 def _robot_commands(required: bool) -> dict[str, Any]:
     try:
-        from simpl.front.commands import Adapt, Report, Robot
+        from simpl.front import commands
     except ModuleNotFoundError as error:
         if required:
             raise EnvironmentMissingError(
@@ -345,7 +347,7 @@ def _robot_commands(required: bool) -> dict[str, Any]:
                 "the packages simpl and simpl_interfaces"
             ) from error
         return {}
-    return {"adapt": Adapt, "report": Report, "robot": Robot}
+    return dict(commands.COMMANDS)
 
 
 def _locate(data: str) -> Path:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from episode_world import E_DIM, E_STAR, STEPS, World, begun, plan, state
 
-from sim.tasks import SUBTASKS
-from simpl.core import episode_machine
+from simpl.core import waiting
 from simpl.core.commands import (
     BeginEpisode,
-    Command,
     Encode,
     EndEpisode,
     EpisodeDone,
@@ -22,128 +19,12 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
-from simpl.core.episode_machine import EpisodeMachine, State
+from simpl.core.episode_machine import EpisodeMachine
 from simpl.core.guard import Mode
-from simpl.core.plan import RunPlan, open_plan
-from simpl.core.policy_types import PolicyTick
+from simpl.core.plan import open_plan
 from simpl.core.recorder import GUARD_WAIT, EpisodeRecorder, GuardRecord
-from simpl.core.transition import Transition
+from simpl.core.waiting import State
 from simpl_core.errors import ConfigError
-
-E_DIM, STEPS = 6, 20
-E_STAR = np.arange(E_DIM, dtype=np.float32)
-TASK = "microwave > kettle"
-
-
-def plan(**changes: object) -> RunPlan:
-    settings: dict[str, object] = {
-        "conditioning": 2, "evaluation": 1, "finetune": 2, "final": 1, "max_steps": STEPS, "model_wait": 5.0,
-    }  # fmt: skip
-    return RunPlan(TASK, **(settings | changes))  # type: ignore[arg-type]
-
-
-def state(*done: str, mark: float = 0.0) -> np.ndarray:
-    """An observation (30,) in which these subtasks are complete; `mark` goes where no subtask looks."""
-    observation = np.full(30, 9.0, np.float32)
-    observation[0] = mark
-    for name in done:
-        observation[list(SUBTASKS[name].indices)] = SUBTASKS[name].goal
-    return observation
-
-
-@dataclass
-class World:
-    """Policy, guard, plant and learner, one event at a time; faults are switched on by tests."""
-
-    machine: EpisodeMachine
-    now: float = 0.0
-    log: list[Command] = field(default_factory=list)
-    policy_version: str = "base"
-    staged: str | None = None
-    policy_tick: int = 0
-    script: dict[int, tuple[str, ...]] = field(default_factory=dict)  # step -> subtasks complete from then on
-    learner_alive: bool = True
-    trained: int = 0  # models made
-    trained_seq: int = 0
-    queue: deque[Command] = field(default_factory=deque)
-
-    def do(self, commands: list[Command]) -> None:
-        self.log += commands
-        self.queue.extend(commands)
-
-    def run(self, until: type[Command] | None = None, limit: float = 1000.0) -> None:
-        """Carry out commands until one of kind `until` came, or nothing is left to do."""
-        stop = self.now + limit
-        while self.now < stop and self.machine.state is not State.FINISHED:
-            if not self.queue:
-                self.now += 0.02
-                self.do(self.machine.on_time(self.now))
-                self.learn()
-                continue
-            command = self.queue.popleft()
-            if until is not None and isinstance(command, until):
-                return
-            self.carry_out(command)
-
-    def carry_out(self, command: Command) -> None:
-        machine = self.machine
-        if isinstance(command, StageModel):
-            self.staged = command.version
-            self.do(machine.on_answer(command, True, "", self.now))
-        elif isinstance(command, ResetScene | EndEpisode):
-            self.do(machine.on_answer(command, True, "", self.now))
-        elif isinstance(command, BeginEpisode):
-            self.policy_version, self.staged = self.staged or self.policy_version, None
-            self.do(machine.on_answer(command, True, "", self.now, self.policy_version))
-            self.act(command.episode, command.e)
-        elif isinstance(command, Encode):
-            self.do(machine.on_encoded(command, E_STAR, self.now))
-
-    def act(self, episode: int, e: np.ndarray, steps: range = range(STEPS + 1)) -> None:
-        """The policy's ticks of an episode, each followed by the guard's record."""
-        for step in steps:
-            done = tuple(name for first, names in self.script.items() if step >= first for name in names)
-            self.tick(episode, step, e, state(*done, mark=step))
-
-    def tick(self, episode: int, step: int, e: np.ndarray, observation: np.ndarray) -> None:
-        self.now += 0.004
-        self.policy_tick += 1
-        active = step < STEPS
-        action = np.full(9, step, np.float32)
-        self.do(self.machine.on_action(self.make_tick(episode, step, e, observation, action, active), self.now))
-        self.do(self.machine.on_guard(GuardRecord(self.policy_tick, 0, action.astype(float) / 2), self.now))
-
-    def make_tick(
-        self, episode: int, step: int, e: np.ndarray, observation: np.ndarray, action: np.ndarray, active: bool
-    ) -> PolicyTick:
-        return PolicyTick(
-            stamp=80_000_000 * step, tick=self.policy_tick, episode=episode, step=step, observation=observation,
-            z=np.full(10, step // 10, np.float32), e=e, skill_start=step % 10 == 0, action=action,
-            velocity=2 * action.astype(float), model_version=self.policy_version, latency=0.001, active=active,
-        )  # fmt: skip
-
-    def learn(self) -> None:
-        waiting = self.machine.state is State.MODEL
-        if waiting and self.learner_alive and self.machine.seq > self.trained_seq:
-            self.trained += 1
-            self.trained_seq = self.machine.seq
-            self.do(self.machine.on_model(f"model-{self.trained}", self.trained_seq, self.now))
-
-    # -- what came of it
-
-    def of(self, kind: type) -> list:
-        return [command for command in self.log if isinstance(command, kind)]
-
-    def transitions(self, phase: str | None = None) -> list[Transition]:
-        return [c.transition for c in self.of(Store) if phase is None or c.transition.phase == phase]
-
-
-def begun(settings: RunPlan | None = None, **faults: object) -> World:
-    machine = EpisodeMachine(settings or plan(), "base", E_DIM)
-    world = World(machine, **faults)  # type: ignore[arg-type]
-    world.do(machine.start(0.0))
-    return world
-
 
 # --- a run without faults -----------------------------------------------------------------------------------------
 
@@ -232,7 +113,7 @@ def test_seq_counts_what_was_stored() -> None:
 
 def recorder_with(*guards: GuardRecord, steps: int = 3, lockstep: bool = True) -> EpisodeRecorder:
     world = begun()
-    recorder = EpisodeRecorder(1, "conditioning", world.machine._task, STEPS, lockstep=lockstep)
+    recorder = EpisodeRecorder(1, "conditioning", plan(lockstep=lockstep))
     for guard in guards:
         recorder.on_guard(guard)
     for step in range(steps):
@@ -436,7 +317,7 @@ def test_what_fails_is_tried_again_with_pauses(kind: type) -> None:
         failures += 1
         request = world.of(kind)[-1]
         world.do(world.machine.on_silence(request, "nobody there", world.now))
-    assert world.now >= 3 * episode_machine.RETRY
+    assert world.now >= 3 * waiting.RETRY
     world.run()
     assert len(world.of(EpisodeDone)) == 6
 
@@ -450,14 +331,14 @@ def test_a_service_that_never_comes_ends_the_run_with_a_reason(kind: type) -> No
             world.do(world.machine.on_silence(world.of(kind)[-1], "the service is not there", world.now))
     (finish,) = world.of(Finish)
     assert "the service is not there" in finish.reason and finish.failed
-    assert world.now == pytest.approx(episode_machine.PATIENCE, abs=2.0)
+    assert world.now == pytest.approx(waiting.PATIENCE, abs=2.0)
 
 
 def test_an_answer_to_an_older_request_is_ignored() -> None:
     world = begun()
     world.run(until=ResetScene)
     (first,) = world.of(ResetScene)
-    world.now += episode_machine.ANSWER_WAIT + 0.1
+    world.now += waiting.ANSWER_WAIT + 0.1
     world.do(world.machine.on_time(world.now))  # given up
     assert world.machine.on_answer(first, True, "", world.now) == []
 
@@ -465,7 +346,7 @@ def test_an_answer_to_an_older_request_is_ignored() -> None:
 def test_a_begin_without_answer_is_ended_before_the_next() -> None:
     world = begun()
     world.run(until=BeginEpisode)
-    world.now += episode_machine.ANSWER_WAIT + 0.1  # the policy may have begun all the same
+    world.now += waiting.ANSWER_WAIT + 0.1  # the policy may have begun all the same
     world.do(world.machine.on_time(world.now))
     world.run(until=EpisodeDone)
     names = [type(c).__name__ for c in world.log if not isinstance(c, Store)]
@@ -591,7 +472,7 @@ def test_a_restarted_bridge_goes_on_where_the_journal_ends() -> None:
     again.run()
     assert [one.phase for one in again.of(EpisodeDone)] == ["finetune", "final"]
     assert again.of(EpisodeDone)[0].episode > 4
-    assert len(machine.results) == 6
+    assert len(machine.schedule.results) == 6
     assert all(np.array_equal(command.e, E_STAR) for command in again.of(BeginEpisode))
 
 

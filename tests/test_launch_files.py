@@ -57,6 +57,12 @@ def test_sim_starts_plant_guard_and_policy(tmp_path) -> None:
     assert names(expand("sim.launch.py")) == [spec.executable for spec in expected]
 
 
+def test_record_starts_the_recorder_alone(tmp_path) -> None:
+    assert names(expand("record.launch.py", file=str(tmp_path / "a.mcap"), topics="joint_states, /camera/info")) == [
+        "record"
+    ]
+
+
 def test_robot_starts_what_the_profile_needs(tmp_path) -> None:
     assert names(expand("robot.launch.py")) == ["guard", "policy"]
     with_driver = expand("robot.launch.py", driver="franka_fci", robot_ip="10.0.0.2")

@@ -86,7 +86,7 @@ def test_ros_dependencies_are_declared() -> None:
 
 def test_every_node_is_an_executable() -> None:
     entries = metadata.distribution("simpl").entry_points.select(group="console_scripts")
-    assert {entry.name for entry in entries} == {"policy", "guard", "bridge", "learner", "arm_sim"}
+    assert {entry.name for entry in entries} == {"policy", "guard", "bridge", "learner", "record", "arm_sim"}
     for entry in entries:
         module, function = entry.value.split(":")
         tree = ast.parse((ROS_PACKAGE / Path(*module.split("."))).with_suffix(".py").read_text(encoding="utf-8"))

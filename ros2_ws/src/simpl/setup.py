@@ -1,4 +1,4 @@
-"""ROS package `simpl`: six nodes, their configuration, and the launch files (`launch` links to the repository's)."""
+"""ROS package `simpl`: its nodes, their configuration, and the launch files (`launch` links to the repository's)."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-NODES = ("policy", "guard", "bridge", "learner", "arm_sim", "franka_fci")
+NODES = ("policy", "guard", "bridge", "learner", "record", "arm_sim", "franka_fci")
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 

@@ -38,6 +38,15 @@ watches, then its zeros, then the learner, and the plant last."""
 RATES = ("sim", "real")
 """Who waits for whom: the simulation for the commands, or everybody for the wall clock."""
 
+OPERATOR = "operator"
+"""The person beside the arm."""
+REWARD_MODEL = "reward_model"
+"""The reward decoder of the bundle that a run starts from."""
+REWARD_SOURCES = ("object_states", OPERATOR, REWARD_MODEL)
+"""Who says what a step was worth; labels of the operator count beside the others, too."""
+SCENES = ("service", OPERATOR)
+"""Who puts the scene back between two episodes."""
+
 SIMULATED = "mujoco_kitchen"
 """Robot profile of the arm that `arm_sim` simulates."""
 
@@ -50,6 +59,7 @@ _LIMITS = {
     "evaluation": (0, 100_000),
     "seed": (0, 2**31 - 1),
     "max_steps": (1, 1_000_000),
+    "label_wait": (0, 86_400),
 }
 _NAMESPACE = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -87,7 +97,15 @@ class AdaptSettings:
     max_steps: int = 280
     """Control steps after which an episode ends unfinished."""
     use_sim: bool = True
-    """Start the simulated arm; without it a driver must offer its topics and the service scene/reset."""
+    """Start the simulated arm; without it a driver must offer its topics, and scene/reset unless scene is operator."""
+    reward: Literal["object_states", "operator", "reward_model"] = "object_states"
+    """Where rewards come from; reward_model needs a bundle with a reward decoder. The services episode/success,
+    episode/failure and episode/discard (on the screen: keys s, f, d) count beside all of them."""
+    label_wait: float = 0.0
+    """Seconds to wait for a label after each episode; where the operator alone rewards it has no end."""
+    scene: Literal["service", "operator"] = "service"
+    """Who puts the scene back: the service scene/reset, or a person, after the arm went home, who then calls
+    episode/ready (on the screen: key r)."""
     video: bool = True
     """Render the best episode to a video at the end."""
 
@@ -99,8 +117,9 @@ class AdaptSettings:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}, at most {most}")
         if self.preset not in ADAPT_PRESETS:
             raise ConfigError(f"no preset {self.preset!r}; there are {', '.join(ADAPT_PRESETS)}")
-        if self.rate not in RATES:
-            raise ConfigError(f"rate is {self.rate!r}; there are {', '.join(RATES)}")
+        for name, known in (("rate", RATES), ("reward", REWARD_SOURCES), ("scene", SCENES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; there are {', '.join(known)}")
         if self.rate == "sim" and not self.use_sim:
             raise ConfigError("rate 'sim' stops time between commands, which no real arm does; use rate 'real'")
         self._check_robot()
@@ -174,6 +193,9 @@ def adapt_graph(settings: AdaptSettings, bundle: Path, run_folder: Path) -> list
             "task": str(parse_kitchen_task(settings.task)),
             "max_steps": settings.max_steps,
             "lockstep": settings.rate == "sim",
+            "reward": settings.reward,
+            "label_wait": float(settings.label_wait),
+            "scene": settings.scene,
         },
         environment=_ONE_THREAD,
         ends_run=True,
@@ -210,6 +232,12 @@ def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None)
     )
     plants = [plant] if settings.use_sim else [driver] if settings.driver == "franka_fci" else []
     return [_placed(spec, settings) for spec in (*plants, guard, policy)]
+
+
+def record_graph(file: Path, topics: Sequence[str] = (), namespace: str = "") -> NodeSpec:
+    """The node that records a graph in `namespace` to `file`: `topics`, or all of the graph's."""
+    parameters = {"output": str(file), "topics": list(topics) or [""]}
+    return NodeSpec("record", "record", parameters, environment=_ONE_THREAD, namespace=namespace.strip("/"))
 
 
 def stop_rank(spec: NodeSpec) -> int:

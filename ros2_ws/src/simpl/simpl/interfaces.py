@@ -152,12 +152,17 @@ TOPICS = (
 
 BEGIN_EPISODE = Service("policy/begin_episode", BeginEpisode)
 END_EPISODE = Service("policy/end_episode", Trigger)
+HOME = Service("policy/home", Trigger)
 STAGE_MODEL = Service("policy/stage_model", StageModel)
 GUARD_ESTOP = Service("guard/estop", Trigger)
 GUARD_RESET = Service("guard/reset", Trigger)
 GUARD_PAUSE = Service("guard/pause", Trigger)
 GUARD_RESUME = Service("guard/resume", Trigger)
 SCENE_RESET = Service("scene/reset", ResetScene)
+EPISODE_SUCCESS = Service("episode/success", Trigger)
+EPISODE_FAILURE = Service("episode/failure", Trigger)
+EPISODE_DISCARD = Service("episode/discard", Trigger)
+EPISODE_READY = Service("episode/ready", Trigger)
 EPISODE_STOP = Service("episode/stop", Trigger)
 MODEL_ROLLBACK = Service("model/rollback", Trigger)
 ARM_RECOVER = Service("franka_fci/recover", Trigger)
@@ -165,12 +170,17 @@ ARM_RECOVER = Service("franka_fci/recover", Trigger)
 SERVICES = (
     BEGIN_EPISODE,
     END_EPISODE,
+    HOME,
     STAGE_MODEL,
     GUARD_ESTOP,
     GUARD_RESET,
     GUARD_PAUSE,
     GUARD_RESUME,
     SCENE_RESET,
+    EPISODE_SUCCESS,
+    EPISODE_FAILURE,
+    EPISODE_DISCARD,
+    EPISODE_READY,
     EPISODE_STOP,
     MODEL_ROLLBACK,
     ARM_RECOVER,

@@ -11,19 +11,21 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from export.bundle import Bundle
-from export.runtime import PolicyRunner
+from export.runtime import PolicyRunner, RewardModel
 from sim.tasks import parse_kitchen_task
-from simpl.core.commands import Command, Encode, EpisodeDone, Finish, Request, StageModel, Store
-from simpl.core.episode_log import EpisodeLog
+from simpl.core.commands import Command, Encode, EpisodeDone, Finish, Hold, Request, StageModel, Store
+from simpl.core.episode_log import EpisodeLog, HeldStep
 from simpl.core.episode_machine import EpisodeMachine
 from simpl.core.episodes import EpisodeAssembler, RecordedEpisode
 from simpl.core.journal import JournalError
+from simpl.core.labels import Label
 from simpl.core.model_store import ModelRefusedError, ModelStore, ModelUpdate, StoredModel
 from simpl.core.plan import RunPlan, open_plan
 from simpl.core.policy_types import PolicyTick
@@ -31,6 +33,7 @@ from simpl.core.recorder import GuardRecord
 from simpl.core.report import RunFacts, StreamCounts, build_report, write_report
 from simpl.core.stream import TransitionStream
 from simpl.core.transition import Transition
+from simpl.graph import REWARD_MODEL
 from simpl_core.episode import context_rows, to_skill_steps
 from simpl_core.errors import ConfigError, SimplError
 
@@ -83,11 +86,13 @@ class BridgeSession:
 
         Raises:
             ConfigError: the folder holds another run or a finished one. JournalError: its journal cannot be used.
+            BundleError: rewards are to come from the bundle, and it has no reward decoder.
         """
         self._folder, self._wire, self._bundle = Path(folder), wire, bundle
         self._drain_wait = drain_wait
         if _is_finished(self._folder / "report.json"):
             raise ConfigError(f"{self._folder} holds a finished run; choose another folder")
+        reward_model = RewardModel(bundle) if plan.reward == REWARD_MODEL else None  # before anything is written
         continued = open_plan(self._folder / "bridge", plan)
         self._started = (self._folder / "bridge" / "plan.json").stat().st_mtime if continued else time.time()
         self._log = EpisodeLog(self._folder / "bridge" / "episodes.jsonl")
@@ -97,12 +102,15 @@ class BridgeSession:
         self._models = ModelStore(
             self._folder / "models", bundle, self._stream.robot_uuid, tally.models_accepted, tally.models_refused
         )
+        self._held = HeldStep(self._folder / "bridge" / "held.transition")
+        self._recover_held()
         self._assembler = EpisodeAssembler()
         self._conditioning: list[RecordedEpisode] = []
         self._highest_episode = 0
         done = self._read_back(parse_kitchen_task(plan.task).subtasks) if continued else []
         self._machine = EpisodeMachine(plan, bundle.model_version, bundle.manifest.e_dim, done, self._highest_episode)
         self._machine.warnings = tally.warnings
+        self._machine.reward_model = reward_model
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bridge-worker")
         self._jobs: list[tuple[Future[Any], Callable[[Future[Any], float], None]]] = []
         self._last_time: float | None = None
@@ -135,7 +143,7 @@ class BridgeSession:
 
     def on_action(self, tick: PolicyTick, latency_ms: float, now: float) -> None:
         """A tick of the policy; `latency_ms` from state to action."""
-        if tick.active:
+        if tick.active and tick.episode:  # episode 0 is the arm's way home
             self._tally.control.tick(tick.episode, latency_ms, now)
         self._perform(self._machine.on_action(tick, now), now)
 
@@ -184,6 +192,14 @@ class BridgeSession:
         self._machine.on_rollback(model.version)
         return model.version
 
+    def label(self, label: Label, now: float) -> None:
+        """The operator's verdict; raises SimplError where there is nothing to be judged."""
+        self._perform(self._machine.on_label(label, now), now)
+
+    def ready(self, now: float) -> None:
+        """The scene was put back; raises SimplError if nobody waits for it."""
+        self._perform(self._machine.on_ready(now), now)
+
     def stop(self, reason: str, now: float, *, failed: bool = False) -> None:
         """End the run cleanly and soon; the report says that it was interrupted, and why."""
         self._perform(self._machine.request_stop(reason, now, failed=failed), now)
@@ -193,7 +209,7 @@ class BridgeSession:
         if self.finished:
             return
         if self._last_time is not None and self._finish is None:
-            phase, seconds = self._machine.phase, self._tally.phase_seconds
+            phase, seconds = self._machine.schedule.phase, self._tally.phase_seconds
             seconds[phase] = seconds.get(phase, 0.0) + now - self._last_time
         self._last_time = now
         for job in [job for job in self._jobs if job[0].done()]:
@@ -209,19 +225,19 @@ class BridgeSession:
 
     def situation(self) -> Situation:
         """For a person or a screen."""
-        machine, plan = self._machine, self._machine.plan
+        machine, plan, schedule = self._machine, self._machine.plan, self._machine.schedule
         recorder = machine.recorder
-        total = plan.episodes(machine.phase)
+        total = plan.episodes(schedule.phase)
         status = machine.status
         if self._finish is not None:
             status = self._finish.reason or ("finished" if self.finished else "handing over the last transitions")
         return Situation(
-            phase=machine.phase,
-            episode=min(machine.index + 1, total),
+            phase=schedule.phase,
+            episode=min(schedule.index + 1, total),
             episodes_total=total,
             step=recorder.steps if recorder else 0,
             steps_total=plan.max_steps,
-            subtasks=recorder.tracker.completed if recorder else 0,
+            subtasks=recorder.rewards.completed if recorder else 0,
             task=plan.task,
             model_version=machine.version,
             status=status,
@@ -242,11 +258,13 @@ class BridgeSession:
         for command in commands:
             if isinstance(command, Store):
                 self._store(command.transition, now)
+            elif isinstance(command, Hold):
+                self._held.keep(replace(command.transition, robot_uuid=self._stream.robot_uuid))
             elif isinstance(command, EpisodeDone):
                 log.info(
                     "%s %d: %d of %d subtasks in %d steps",
-                    command.phase, self._count(command.phase), command.score, len(self._machine.plan.task.split(">")),
-                    command.steps,
+                    command.phase, self._machine.schedule.count(command.phase), command.score,
+                    len(self._machine.plan.task.split(">")), command.steps,
                 )  # fmt: skip
                 self._wire.announce(command)
                 self._note(command)
@@ -270,8 +288,17 @@ class BridgeSession:
             log.error("%s", error)
             self.stop(str(error), now, failed=True)
             return
+        self._held.drop()
         if named.phase == "conditioning":
             self._collect(named)
+
+    def _recover_held(self) -> None:
+        """An earlier start was killed while it waited for a label: the step is stored, the episode has no end."""
+        held = self._held.take()
+        place = held and (held.episode, held.step)
+        if held is not None and all((one.episode, one.step) != place for one in self._stream.transitions()):
+            self._stream.append(replace(held, terminated=False, truncated=False), 0.0)
+        self._held.drop()
 
     def _note(self, result: EpisodeDone) -> None:
         self._tally.resent = self._stream.resent
@@ -342,11 +369,8 @@ class BridgeSession:
             interrupted=bool(finish.reason),
             reason=finish.reason,
         )
-        report = build_report(self._machine.plan, self._machine.results, counts, self._tally, facts)
+        report = build_report(self._machine.plan, self._machine.schedule.results, counts, self._tally, facts)
         write_report(self._folder / "report.json", report)
-
-    def _count(self, phase: str) -> int:
-        return sum(result.phase == phase for result in self._machine.results)
 
 
 def _is_finished(report: Path) -> bool:
@@ -367,7 +391,7 @@ def _result_of(recorded: RecordedEpisode, subtasks: tuple[str, ...]) -> EpisodeD
         score=score,
         steps=len(episode),
         model_version=str(episode.header["model_version"]),
-        success=episode.terminated,
+        success=int(score) == len(subtasks),
         guard_interventions=0,
         wall_seconds=float(episode.time_stamps[-1] - episode.time_stamps[0]),
         subtasks_done=subtasks[: int(score)],

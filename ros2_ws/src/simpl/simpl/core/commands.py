@@ -17,6 +17,10 @@ class ResetScene(NamedTuple):
     seed: int
 
 
+class Home(NamedTuple):
+    """Let the policy move the arm to its home pose."""
+
+
 class BeginEpisode(NamedTuple):
     """Let the policy act with task embedding `e` (E,)."""
 
@@ -47,8 +51,14 @@ class Store(NamedTuple):
     transition: Transition
 
 
+class Hold(NamedTuple):
+    """Keep this transition safe until a label decides it: it is stored then."""
+
+    transition: Transition
+
+
 class EpisodeDone(NamedTuple):
-    """An episode that ended by itself. `wall_seconds` counts from its reset."""
+    """An episode that counts. `wall_seconds` counts from its reset; `label` is the operator's, if there was one."""
 
     episode: int
     phase: str
@@ -59,6 +69,7 @@ class EpisodeDone(NamedTuple):
     guard_interventions: int
     wall_seconds: float
     subtasks_done: tuple[str, ...]
+    label: str = ""
 
 
 class Finish(NamedTuple):
@@ -68,5 +79,5 @@ class Finish(NamedTuple):
     failed: bool = False
 
 
-Request = ResetScene | BeginEpisode | EndEpisode | StageModel | Encode
-Command = Request | Store | EpisodeDone | Finish
+Request = ResetScene | Home | BeginEpisode | EndEpisode | StageModel | Encode
+Command = Request | Store | Hold | EpisodeDone | Finish

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +14,9 @@ from typing import Any
 import numpy as np
 
 from simpl.core.commands import EpisodeDone
+from simpl.core.transition import Transition, TransitionError, pack, unpack
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -118,3 +124,39 @@ class EpisodeLog:
         for name in ("missed", "seconds", "intervals"):
             setattr(control, name, note.pop(name))
         self.tally = Tally(control=control, **note)
+
+
+class HeldStep:
+    """The one transition that waits for a label, on disk so that a kill does not lose it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._there = path.exists()
+
+    def keep(self, transition: Transition) -> None:
+        """Write it; a disk that refuses is for the journal to judge."""
+        partial = self._path.with_suffix(".part")
+        try:
+            with partial.open("wb") as file:
+                file.write(pack(transition))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._path)
+            self._there = True
+        except OSError as error:
+            log.warning("a step that waits for its label is not kept: %s", error)
+
+    def take(self) -> Transition | None:
+        """What an earlier start left; None if that is nothing, or damaged."""
+        try:
+            return unpack(self._path.read_bytes()) if self._there else None
+        except (OSError, TransitionError) as error:
+            log.warning("%s cannot be read: %s", self._path, error)
+            return None
+
+    def drop(self) -> None:
+        """It was stored."""
+        if self._there:
+            self._there = False
+            with contextlib.suppress(OSError):  # then it is found again, and known by its episode and step
+                self._path.unlink()

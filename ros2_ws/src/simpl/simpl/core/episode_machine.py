@@ -3,20 +3,21 @@
     conditioning (e ~ N(0, I)) -> encode (e*) -> evaluation -> finetune (models swapped in between episodes) -> final
 
 Every method takes an event and returns the commands to carry out; the answers to those come back as events. Between
-two episodes: stage a model if another is wanted, reset the scene, begin; then ticks; then end. Whatever fails is
-tried again; an episode that breaks half way (the policy was restarted, the guard stopped the arm) is ended and repeated
-under a new number. While the guard has latched a fault or an e-stop nothing goes on.
+two episodes: stage a model if another is wanted, reset the scene (or move the arm home and wait until somebody has),
+begin; then ticks; then end, with a label if one is wanted. Whatever fails is tried again; an episode that breaks half
+way (the policy was restarted, the guard stopped the arm) or is discarded is repeated under a new number. While the
+guard has latched a fault or an e-stop nothing goes on.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime import RewardModel
 from sim.tasks import parse_kitchen_task
 from simpl.core.commands import (
     BeginEpisode,
@@ -25,56 +26,34 @@ from simpl.core.commands import (
     EndEpisode,
     EpisodeDone,
     Finish,
+    Hold,
+    Home,
     Request,
     ResetScene,
     StageModel,
     Store,
 )
 from simpl.core.guard import HELD
+from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
-from simpl.core.plan import RunPlan
+from simpl.core.plan import RunPlan, Schedule
 from simpl.core.policy_types import PolicyTick
 from simpl.core.recorder import EpisodeRecorder, GuardRecord
-from simpl.graph import PHASES
-
-RETRY = 0.5
-"""Pause before something that failed is tried again [s]."""
-PATIENCE = 60.0
-"""Longest time of failing at the same thing before the run is given up [s]."""
-ANSWER_WAIT = 10.0
-"""Longest wait for an answer of a node that is there [s]."""
-STOP_WAIT = 1.0
-"""The same for the end of an episode: after it the guard's own watchdog has stopped the arm anyway [s]."""
-SILENCE = {True: 10.0, False: 2.0}
-"""Longest time without a tick within an episode, in lockstep and on the wall clock [s]."""
-MOST_ABORTS = 5
-"""Broken episodes in a row after which the run is given up."""
+from simpl.core.waiting import ANSWER_WAIT, HOME_WAIT, MOST_ABORTS, PATIENCE, RETRY, SILENCE, STOP_WAIT, State
+from simpl.graph import OPERATOR
+from simpl_core.errors import SimplError
 
 log = logging.getLogger(__name__)
-
-
-class State(enum.Enum):
-    """What the machine waits for."""
-
-    IDLE = "between episodes"
-    ENCODING = "encoding the task"
-    STAGING = "loading a model"
-    RESETTING = "resetting the scene"
-    BEGINNING = "starting"
-    RUNNING = "acting"
-    ENDING = "stopping"
-    MODEL = "waiting for the learner"
-    HELD = "waiting for guard/reset"
-    FINISHED = "finished"
 
 
 class EpisodeMachine:
     """See the module. Times are seconds of any steady clock; seq counts the Store commands of this machine from 1.
 
     Attributes:
-        results: finished episodes, oldest first.
+        schedule: finished episodes, and which is next.
         e_star: (E,) mean of the task encoder after conditioning.
         warnings: what went wrong and was got over, for the report.
+        reward_model: pays where rewards are to come from one.
     """
 
     def __init__(
@@ -82,12 +61,13 @@ class EpisodeMachine:
     ) -> None:
         """`done` are episodes of earlier starts of the bridge, which used numbers up to `last_number`."""
         self.plan = plan
-        self.results = list(done)
+        self.schedule = Schedule(plan, done)
         self.e_star: NDArray[np.float32] | None = None
         self.warnings: list[str] = []
+        self.reward_model: RewardModel | None = None
         self.seq = 0
         self.state = State.IDLE
-        self._task, self._e_dim = parse_kitchen_task(plan.task), e_dim
+        self._e_dim = e_dim
         self._models = ModelChoice(base_version, plan.model_wait)
         self._number = last_number
         self._recorder: EpisodeRecorder | None = None
@@ -96,26 +76,14 @@ class EpisodeMachine:
         self._deadline = float("inf")
         self._failing_since: float | None = None
         self._retry_at: float | None = None
-        self._last_tick = self._episode_start = 0.0
+        self._last_tick = self._episode_start = self._label_by = 0.0
         self._aborts = self._mismatches = 0
         self._may_be_running = False  # the policy, after a BeginEpisode that failed or was not answered
+        self._away = ""  # why the arm is not home
         self._latched = ""  # why the guard holds the arm until somebody resets it
         self._stop: Finish | None = None
 
     # -- what a screen shows -------------------------------------------------------------------------------------
-
-    @property
-    def phase(self) -> str:
-        """Phase of the current or next episode; the last one when all is done."""
-        for phase in PHASES:
-            if self._count(phase) < self.plan.episodes(phase):
-                return phase
-        return PHASES[-1]
-
-    @property
-    def index(self) -> int:
-        """Number of the current or next episode within its phase, from 0."""
-        return self._count(self.phase)
 
     @property
     def recorder(self) -> EpisodeRecorder | None:
@@ -127,6 +95,8 @@ class EpisodeMachine:
         """One line for people: what is waited for."""
         if self.state is State.HELD:
             return f"{self.state.value}: {self._latched}"
+        if self.state is State.READY and self._away:
+            return f"the arm is not home ({self._away}): see to it, then call episode/ready to try again"
         if self.state is State.MODEL and self.warnings:
             return f"{self.state.value} ({self.warnings[-1]})"
         return self.state.value
@@ -171,6 +141,10 @@ class EpisodeMachine:
             if not success:
                 log.warning("episode %d: the policy did not confirm its end: %s", request.episode, message)
             return self._ended(now)
+        if isinstance(request, Home):
+            self.state, self._away = State.READY, "" if success else message
+            log.warning("%s", self.status)
+            return []
         if not success and isinstance(request, StageModel):
             return self._refused(request, message, now)
         if not success:
@@ -212,6 +186,28 @@ class EpisodeMachine:
         """Use `version` from the next episode on, until the learner sends a newer model."""
         self._models.latest = version
 
+    def on_label(self, label: Label, now: float) -> list[Command]:
+        """The operator's verdict on the episode under way, or just over.
+
+        Raises:
+            SimplError: there is none, or it can no longer be labelled.
+        """
+        recorder = self._recorder
+        if recorder is None or recorder.complete or recorder.broken or self._stop is not None:
+            raise SimplError(f"there is no episode to be labelled; now: {self.status}")
+        recorder.label = label
+        return self._advance(recorder, now)
+
+    def on_ready(self, now: float) -> list[Command]:
+        """The scene is as an episode finds it.
+
+        Raises:
+            SimplError: nobody has asked.
+        """
+        if self.state is not State.READY or self._latched:
+            raise SimplError(f"nothing waits for the scene; now: {self._latched or self.status}")
+        return self._go_home(now) if self._away else self._begin(now)
+
     def on_learner(self, considered: int, now: float) -> list[Command]:
         """The learner lives and has dealt with all transitions up to `considered`, with a new model or without."""
         self._models.considered(considered)
@@ -232,6 +228,8 @@ class EpisodeMachine:
         recorder = self._recorder
         if recorder is None:
             return []
+        if self.state is State.LABEL and now > self._label_by:
+            recorder.settle()
         if self.state is State.RUNNING and now - self._last_tick > SILENCE[self.plan.lockstep]:
             recorder.broken = recorder.broken or f"no tick for {now - self._last_tick:.1f} s"
         return self._advance(recorder, now)
@@ -244,7 +242,9 @@ class EpisodeMachine:
         self._retry_at = None
         if self.state is State.ENDING:
             return []
-        if self.state in (State.RUNNING, State.BEGINNING):
+        if self.state is State.LABEL and self._recorder is not None:
+            return self._advance(self._recorder, now)
+        if self.state in (State.RUNNING, State.BEGINNING, State.HOMING):
             return self._end(now)
         return self._finish()
 
@@ -257,8 +257,8 @@ class EpisodeMachine:
         if self._may_be_running:
             self._may_be_running = False
             return self._end(now)
-        phase = self.phase
-        if self._count(phase) >= self.plan.episodes(phase):
+        phase = self.schedule.phase
+        if self.schedule.complete:
             self._stop = Finish()
             return self._finish()
         if self._latched:
@@ -278,25 +278,29 @@ class EpisodeMachine:
         return self._reset(now)
 
     def _wanted(self) -> str:
-        adapted = self.phase in ("finetune", "final") and self.plan.finetune > 0
+        adapted = self.schedule.phase in ("finetune", "final") and self.plan.finetune > 0
         return self._models.latest if adapted else self._models.base
 
     def _reset(self, now: float) -> list[Command]:
         self._number += 1
         self._episode_start = now
-        seed = self.plan.scene_seed(self.phase, self.index)
-        return self._ask(ResetScene(self._number, seed), State.RESETTING, ANSWER_WAIT, now)
+        if self.plan.scene == OPERATOR:
+            return self._go_home(now)
+        return self._ask(ResetScene(self._number, self.schedule.scene_seed()), State.RESETTING, ANSWER_WAIT, now)
+
+    def _go_home(self, now: float) -> list[Command]:
+        return self._ask(Home(), State.HOMING, HOME_WAIT, now)
 
     def _begin(self, now: float) -> list[Command]:
-        e = self.e_star if self.phase != "conditioning" else self.plan.embedding(self.index, self._e_dim)
+        conditioning = self.schedule.phase == "conditioning"
+        e = self.schedule.embedding(self._e_dim) if conditioning else self.e_star
         if e is None or self._latched:
             return self._between(now)
         # The recorder is ready before the policy is asked: its first tick may overtake its answer.
-        plan = self.plan
-        self._recorder = EpisodeRecorder(self._number, self.phase, self._task, plan.max_steps, lockstep=plan.lockstep)
+        rewards = make_rewards(self.plan.reward, parse_kitchen_task(self.plan.task), e, self.reward_model)
+        self._recorder = EpisodeRecorder(self._number, self.schedule.phase, self.plan, rewards)
         self._last_tick = now
-        seed = self.plan.skill_seed(self.phase, self.index)
-        return self._ask(BeginEpisode(self._number, e, seed), State.BEGINNING, ANSWER_WAIT, now)
+        return self._ask(BeginEpisode(self._number, e, self.schedule.skill_seed()), State.BEGINNING, ANSWER_WAIT, now)
 
     def _begun(self, version: str, now: float) -> list[Command]:
         if version != self._acting and self._mismatches < 2:
@@ -316,11 +320,13 @@ class EpisodeMachine:
     # -- within and after an episode -----------------------------------------------------------------------------
 
     def _advance(self, recorder: EpisodeRecorder, now: float) -> list[Command]:
+        if self._stop is not None:
+            recorder.settle()  # whoever could label it has gone
         commands: list[Command] = [Store(transition) for transition in recorder.take(now)]
         self.seq += len(commands)
         if self.state is State.RUNNING and (recorder.over or recorder.broken):
             commands += self._end(now)
-        elif self.state is State.ENDING and self._request is None:
+        elif self.state in (State.ENDING, State.LABEL) and self._request is None:
             commands += self._ended(now)
         return commands
 
@@ -329,14 +335,22 @@ class EpisodeMachine:
 
     def _ended(self, now: float) -> list[Command]:
         recorder = self._recorder
+        if recorder is not None and recorder.undecided is not None:
+            if self.state is State.LABEL:
+                return []
+            self._label_by = now + self.plan.label_wait if self.plan.reward != OPERATOR else float("inf")
+            self.state = State.LABEL
+            return [Hold(recorder.undecided)]
         if recorder is not None and recorder.over and not recorder.complete and not recorder.broken:
             return []  # the guard's last record is on its way; time is limited by the recorder
         self._recorder = None
-        if recorder is not None and recorder.complete:
+        if recorder is not None and recorder.complete and recorder.label is not Label.DISCARD:
             return [self._record_result(recorder, now), *self._between(now)]
         if recorder is not None and self._stop is None:
-            self._aborts += not self._latched  # then somebody looks at it before it happens again
-            self._warn(f"episode {self._number} is repeated: {recorder.broken or 'it did not start'}")
+            discarded = recorder.label is Label.DISCARD
+            self._aborts += not (self._latched or discarded)  # then somebody looks at it before it happens again
+            why = "discarded by the operator" if discarded else recorder.broken or "it did not start"
+            self._warn(f"episode {self._number} is repeated: {why}")
             if self._aborts >= MOST_ABORTS:
                 self._stop = Finish(f"{self._aborts} episodes in a row broke: {recorder.broken}", failed=True)
         if self._stop is not None:
@@ -345,21 +359,10 @@ class EpisodeMachine:
 
     def _record_result(self, recorder: EpisodeRecorder, now: float) -> EpisodeDone:
         self._aborts = 0
-        phase, tracker = self.phase, recorder.tracker
-        if phase in ("evaluation", "finetune"):
+        if self.schedule.phase in ("evaluation", "finetune"):
             self._models.learned_from = self.seq
-        result = EpisodeDone(
-            recorder.episode,
-            phase,
-            float(tracker.completed),
-            recorder.steps,
-            recorder.model_version,
-            tracker.done,
-            recorder.interventions,
-            now - self._episode_start,
-            tracker.names_done,
-        )
-        self.results.append(result)
+        result = recorder.result(now - self._episode_start)
+        self.schedule.results.append(result)
         return result
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -377,7 +380,7 @@ class EpisodeMachine:
             self._stop = Finish(f"{what} failed for {PATIENCE:g} s: {message}", failed=True)
             return self._finish()
         self._retry_at = now + RETRY
-        if isinstance(request, BeginEpisode):
+        if isinstance(request, BeginEpisode | Home):
             self._recorder = None
             self._may_be_running = True
         self.state = State.IDLE
@@ -395,6 +398,3 @@ class EpisodeMachine:
     def _warn(self, text: str) -> None:
         log.warning(text)
         self.warnings.append(text)
-
-    def _count(self, phase: str) -> int:
-        return sum(result.phase == phase for result in self.results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.tasks import parse_kitchen_task
-from simpl.graph import PHASES
+from simpl.core.commands import EpisodeDone
+from simpl.graph import OPERATOR, PHASES, REWARD_SOURCES, SCENES
 from simpl_core.errors import ConfigError
 
 LEARNED_FROM = ("conditioning", "evaluation", "finetune")
 """Phases whose transitions the learner trains on; all are real experience with the task, `final` judges the outcome."""
+
+_MAY_CHANGE = ("model_wait", "label_wait", "scene")
+"""What another start of the same run may have otherwise."""
 
 _EMBEDDING, _SKILLS, _SCENE = range(3)  # purposes of a seed
 
@@ -33,13 +38,27 @@ class RunPlan:
     lockstep: bool = True
     model_wait: float = 10.0
     """Longest wait for the model trained on the last episode, before the next starts [s]."""
+    reward: str = "object_states"
+    """Where rewards come from, one of REWARD_SOURCES; labels of the operator count beside all of them."""
+    label_wait: float = 0.0
+    """Longest wait for a label after each episode [s]; 0: none. Where the operator alone rewards it has no end."""
+    scene: str = "service"
+    """Who puts the scene back: a service of the arm or its simulation, or the operator, after the arm went home."""
 
     def __post_init__(self) -> None:
         parse_kitchen_task(self.task)
-        least = {"conditioning": 1, "evaluation": 0, "finetune": 0, "final": 0, "seed": 0, "max_steps": 1}
-        for name, minimum in least.items():
+        least = dict.fromkeys(("evaluation", "finetune", "final", "seed", "label_wait"), 0)
+        for name, minimum in (least | {"conditioning": 1, "max_steps": 1}).items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
+        for name, known in (("reward", REWARD_SOURCES), ("scene", SCENES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; there are {', '.join(known)}")
+
+    @property
+    def asks(self) -> bool:
+        """Whether the end of an episode waits for a label."""
+        return self.reward == OPERATOR or self.label_wait > 0.0
 
     def episodes(self, phase: str) -> int:
         """How many episodes `phase` has."""
@@ -62,6 +81,50 @@ class RunPlan:
         return np.random.SeedSequence([self.seed, PHASES.index(phase), index, purpose])
 
 
+class Schedule:
+    """How far a plan is carried out.
+
+    Attributes:
+        results: finished episodes, oldest first.
+    """
+
+    def __init__(self, plan: RunPlan, done: Sequence[EpisodeDone] = ()) -> None:
+        """`done` are episodes of earlier starts."""
+        self.plan = plan
+        self.results = list(done)
+
+    @property
+    def phase(self) -> str:
+        """Phase of the current or next episode; the last one when all is done."""
+        return next((phase for phase in PHASES if self.count(phase) < self.plan.episodes(phase)), PHASES[-1])
+
+    @property
+    def index(self) -> int:
+        """Number of the current or next episode within its phase, from 0."""
+        return self.count(self.phase)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is no next episode."""
+        return self.index >= self.plan.episodes(self.phase)
+
+    def count(self, phase: str) -> int:
+        """Finished episodes of `phase`."""
+        return sum(result.phase == phase for result in self.results)
+
+    def embedding(self, e_dim: int) -> NDArray[np.float32]:
+        """E ~ N(0, I) (e_dim,) of the next episode, if it is one of conditioning."""
+        return self.plan.embedding(self.index, e_dim)
+
+    def skill_seed(self) -> int:
+        """Seed of its skill noise."""
+        return self.plan.skill_seed(self.phase, self.index)
+
+    def scene_seed(self) -> int:
+        """Seed of its sensor noise."""
+        return self.plan.scene_seed(self.phase, self.index)
+
+
 def open_plan(folder: Path, plan: RunPlan) -> bool:
     """Claim run folder `folder` for `plan`; returns whether it was begun before and is to be continued.
 
@@ -71,17 +134,17 @@ def open_plan(folder: Path, plan: RunPlan) -> bool:
     path = folder / "plan.json"
     wanted = asdict(plan)
     try:
-        known = json.loads(path.read_text())
+        known = asdict(RunPlan(plan.task)) | json.loads(path.read_text())  # an older run lacks what came later
     except FileNotFoundError:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(".plan.json")
         temporary.write_text(json.dumps(wanted, indent=2) + "\n")
         temporary.replace(path)
         return False
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
-    changed = [name for name in wanted if known.get(name) != wanted[name] and name != "model_wait"]
+    changed = [name for name in wanted if known[name] != wanted[name] and name not in _MAY_CHANGE]
     if changed:
-        differences = ", ".join(f"{name} {known.get(name)!r} instead of {wanted[name]!r}" for name in changed)
+        differences = ", ".join(f"{name} {known[name]!r} instead of {wanted[name]!r}" for name in changed)
         raise ConfigError(f"{folder} holds another run, with {differences}; choose another folder")
     return True

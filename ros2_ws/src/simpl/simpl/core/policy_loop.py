@@ -6,49 +6,35 @@ is. In lockstep it ticks once for each new stamp that joints and objects share, 
 
 from __future__ import annotations
 
-import math
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simpl.core.policy_types import Decision, FloatArray, LoadedModel, LoopSettings, LoopStatus, PolicyTick, Window
+from simpl.core.policy_types import (
+    NOTHING,
+    Decision,
+    Episode,
+    FloatArray,
+    LoadedModel,
+    LoopSettings,
+    LoopStatus,
+    PolicyTick,
+    Settling,
+    Window,
+)
 from simpl.core.robot_state import RobotState, Snapshot
 from simpl.core.tick_lock import TickLock
 from simpl_core.errors import ConfigError, SimplError
 
 __all__ = ["LoadedModel", "LoopSettings", "LoopStatus", "PolicyLoop", "PolicyTick"]
 
-_NOTHING = np.empty(0, dtype=np.float32)
 _LATE = 0.5  # periods; a tick later than this counts as missed
 _LOCKSTEP_POLL = 0.05  # longest sleep between looks at deadlines in lockstep [s]
-
-
-@dataclass
-class _Episode:
-    number: int
-    e: FloatArray
-    step: int = 0
-    last: PolicyTick | None = None
-    sent_at: float = -math.inf
-    ending: bool = False
-    end_by: float = math.inf
-
-    @property
-    def last_stamp(self) -> int | None:
-        """Of the state acted on last [ns]."""
-        return self.last.stamp if self.last else None
-
-
-@dataclass
-class _Settling:
-    stamp: int
-    until: float
-    waiting: list[Future[bool]] = field(default_factory=list)
 
 
 class PolicyLoop:
@@ -85,8 +71,8 @@ class PolicyLoop:
         self._staged: LoadedModel | None = None
         self.previous: LoadedModel | None = None
         """The model before the last swap, kept so that a rollback needs no loading."""
-        self._episode: _Episode | None = None
-        self._settling: _Settling | None = None
+        self._episode: Episode | None = None
+        self._settling: Settling | None = None
         self._failure: Exception | None = None
         self._waiters: list[Future[bool]] = []
         self._outcome, self._reason = "idle", ""
@@ -124,10 +110,7 @@ class PolicyLoop:
             SimplError: the loop has failed or has no model, an episode is running, or `e` is unusable.
         """
         with self._lock:
-            if self._failure is not None:
-                raise SimplError(f"the control loop has failed: {self._failure}")
-            if self._episode is not None:
-                raise SimplError(f"episode {self._episode.number} is still running; end it first")
+            self._check_free()
             model = self._staged or self._model
             if model is None:
                 raise SimplError("no model is loaded")
@@ -140,10 +123,35 @@ class PolicyLoop:
                 self.previous, self._model = self._model, model
             self._staged = None
             self._settle(False)
-            self._episode = _Episode(number, e)
+            self._episode = Episode(number, e, model, self._settings.max_steps)
             self._outcome, self._reason = "active", ""
         self._wake()
         return model.version
+
+    def move(self, mover: LoadedModel) -> Future[None]:
+        """Let `mover` act between two episodes, as episode 0, until it has nothing more to do or is ended.
+
+        Returns:
+            Done once the arm was told to stop.
+
+        Raises:
+            SimplError: the loop has failed, or an episode is running.
+        """
+        with self._lock:
+            self._check_free()
+            mover.runner.begin_episode(NOTHING, 0)
+            self._settle(False)
+            self._episode = episode = Episode(0, NOTHING, mover, sys.maxsize)
+            self._outcome, self._reason = "active", ""
+        self._wake()
+        return episode.over
+
+    def _check_free(self) -> None:
+        if self._failure is not None:
+            raise SimplError(f"the control loop has failed: {self._failure}")
+        if self._episode is not None:
+            what = f"episode {self._episode.number}" if self._episode.number else "the way home"
+            raise SimplError(f"{what} is still running; end it first")
 
     def end_episode(self, reason: str = "") -> Future[bool]:
         """Send the terminal tick; `status` tells the reason, if there is one.
@@ -268,22 +276,22 @@ class PolicyLoop:
                 self._finish(episode, snapshot, now)
             elif not fresh or snapshot is None:
                 self._wait(episode, now)
-            elif episode.step >= self._settings.max_steps:
+            elif episode.step >= episode.max_steps:
                 self._finish(episode, snapshot, now)
             else:
                 self._act(episode, snapshot, now)
 
-    def _act(self, episode: _Episode, snapshot: Snapshot, now: float) -> None:
-        model = self._model
-        if model is None:
-            raise SimplError("an episode runs without a model")
-        decision = model.runner.act(snapshot.observation)
-        velocity = decision.action.astype(np.float64) * model.action_scale
+    def _act(self, episode: Episode, snapshot: Snapshot, now: float) -> None:
+        decision = episode.model.runner.act(snapshot.observation)
+        if decision is None:
+            self._finish(episode, snapshot, now)
+            return
+        velocity = decision.action.astype(np.float64) * episode.model.action_scale
         episode.last = self._send(episode, snapshot, now, decision, velocity)
         episode.sent_at = now
         episode.step += 1
 
-    def _wait(self, episode: _Episode, now: float) -> None:
+    def _wait(self, episode: Episode, now: float) -> None:
         """There is no new state to act on."""
         if not self._settings.lockstep:
             self._missed += 1
@@ -291,21 +299,22 @@ class PolicyLoop:
             episode.sent_at = now
             self._publish(episode.last)
 
-    def _finish(self, episode: _Episode, snapshot: Snapshot | None, now: float) -> None:
+    def _finish(self, episode: Episode, snapshot: Snapshot | None, now: float) -> None:
         """Terminal tick: the observation after the last action, and zero velocity."""
-        if snapshot is not None and self._model is not None:
-            self._send(episode, snapshot, now, None, np.zeros_like(self._model.action_scale))
+        if snapshot is not None:
+            self._send(episode, snapshot, now, None, np.zeros_like(episode.model.action_scale))
         self._episode = None
+        episode.over.set_result(None)
         self._outcome = "terminal"
         waiting, self._waiters = self._waiters, []
         stamp = snapshot.stamp if snapshot is not None else -1
-        self._settling = _Settling(stamp, now + self._settings.settle_timeout, waiting)
+        self._settling = Settling(stamp, now + self._settings.settle_timeout, waiting)
         if not self._settings.lockstep or snapshot is None:
             self._settle(True)
 
     def _send(
         self,
-        episode: _Episode,
+        episode: Episode,
         snapshot: Snapshot,
         now: float,
         decision: Decision | None,
@@ -319,12 +328,12 @@ class PolicyLoop:
             episode=episode.number,
             step=episode.step,
             observation=snapshot.observation,
-            z=decision.z if decision else _NOTHING,
+            z=decision.z if decision else NOTHING,
             e=episode.e,
             skill_start=bool(decision and decision.skill_start),
             action=decision.action if decision else np.zeros(velocity.size, dtype=np.float32),
             velocity=velocity,
-            model_version=self._model.version if self._model else "",
+            model_version=episode.model.version,
             latency=1e3 * (self._now() - snapshot.received),
             active=decision is not None,
         )
@@ -366,6 +375,8 @@ class PolicyLoop:
                 error.__context__ = second
             for waiting in self._waiters:
                 waiting.set_result(False)
+            if self._episode is not None:
+                self._episode.over.set_exception(error)
         self._on_failure(error)
 
     def _wake(self) -> None:

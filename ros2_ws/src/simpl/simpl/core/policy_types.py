@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+
+NOTHING: FloatArray = np.empty(0, dtype=np.float32)
+"""Skill or embedding where there is none."""
 
 
 class Decision(Protocol):
@@ -33,8 +38,8 @@ class Runner(Protocol):
     def begin_episode(self, e: FloatArray, seed: int, deterministic: bool = False) -> None:
         """Start over with task embedding `e` (E,)."""
 
-    def act(self, observation: FloatArray) -> Decision:
-        """The action for an observation (S,)."""
+    def act(self, observation: FloatArray) -> Decision | None:
+        """The action for an observation (S,); None when there is nothing more to do, which ends the episode."""
 
 
 class LoadedModel(NamedTuple):
@@ -107,6 +112,55 @@ class LoopSettings:
     settle_timeout: float = 0.5
     resend_after: float = 5.0
     hang_timeout: float = 2.0
+
+
+@dataclass
+class Episode:
+    """An episode under way, or the way home.
+
+    Attributes:
+        number: 0 for the way home.
+        e: task embedding (E,).
+        model: that acts.
+        max_steps: actions in it.
+        over: done once the arm was told to stop.
+        step: actions so far.
+        last: the tick sent last.
+        sent_at: when that was [s].
+        ending: somebody has asked for its end.
+        end_by: when it ends also without a new state [s].
+    """
+
+    number: int
+    e: FloatArray
+    model: LoadedModel
+    max_steps: int
+    over: Future[None] = field(default_factory=Future)
+    step: int = 0
+    last: PolicyTick | None = None
+    sent_at: float = -math.inf
+    ending: bool = False
+    end_by: float = math.inf
+
+    @property
+    def last_stamp(self) -> int | None:
+        """Of the state acted on last [ns]."""
+        return self.last.stamp if self.last else None
+
+
+@dataclass
+class Settling:
+    """In lockstep, the wait for the plant's answer to an episode's last command.
+
+    Attributes:
+        stamp: of the state that the command was sent for [ns].
+        until: longest wait [s].
+        waiting: told whether the plant has answered.
+    """
+
+    stamp: int
+    until: float
+    waiting: list[Future[bool]] = field(default_factory=list)
 
 
 class Window:

@@ -7,16 +7,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.tasks import KitchenTask, SubtaskTracker
+from sim.tasks import parse_kitchen_task
+from simpl.core.commands import EpisodeDone
 from simpl.core.guard import Flags, Mode
+from simpl.core.labels import Label, Rewards, make_rewards
+from simpl.core.plan import RunPlan
 from simpl.core.policy_types import PolicyTick
 from simpl.core.transition import Float64, Transition
+from simpl.graph import OPERATOR, REWARD_MODEL
+from simpl_core.errors import InferenceError
 
 GUARD_WAIT = 2.0
 """[s] after which the guard's record of an action counts as lost."""
 GUARD_MEMORY = 64
 """Guard records kept while their actions have not come."""
-REWARD_SOURCE = "object_states"
 
 _LATE = Flags.STALE_ACTION | Flags.STALE_STATE
 _UNKNOWN: Float64 = np.zeros(0)
@@ -52,18 +56,30 @@ class EpisodeRecorder:
     what came late is borne and flagged: a pause, or an action that a newer one overtook on its way to the guard. (In
     lockstep the zeros of a pause let time pass unseen.)
 
+    A label ends the episode with the next observation and decides the last transition. Where one is waited for
+    (`asks`), that transition is kept back at the end of the episode until `label` or `settle`.
+
     Attributes:
+        rewards: what pays for observations.
+        label: of the operator, if there is one.
+        asks: the last transition waits for a label.
         broken: why the episode cannot be used, empty while it can: an action was lost, the policy changed, or the
             guard stopped the arm.
         steps: transitions built.
         interventions: those whose command the guard changed.
+        score: sum of the rewards of those taken.
     """
 
-    def __init__(self, episode: int, phase: str, task: KitchenTask, max_steps: int, *, lockstep: bool = True) -> None:
-        """`episode` is the number given to the policy."""
+    def __init__(self, episode: int, phase: str, plan: RunPlan, rewards: Rewards | None = None) -> None:
+        """`episode` is the number given to the policy; `rewards` are the plan's own unless given."""
         self.episode = episode
-        self.tracker = SubtaskTracker(task)
-        self._phase, self._task, self._max_steps, self._lockstep = phase, str(task), max_steps, lockstep
+        self._task = parse_kitchen_task(plan.task)
+        self.rewards = rewards or make_rewards(plan.reward, self._task)
+        self.label: Label | None = None
+        self.asks = plan.asks
+        self._phase, self._source = phase, plan.reward
+        self._max_steps, self._lockstep = plan.max_steps, plan.lockstep
+        self._undecided: Transition | None = None  # the last one, until a label decides it or none is waited for
         self._last: PolicyTick | None = None
         self._open: deque[_Open] = deque()
         self._guard: dict[int, GuardRecord] = {}
@@ -74,12 +90,41 @@ class EpisodeRecorder:
         self.broken = ""
         self.steps = 0
         self.interventions = 0
+        self.score = 0.0
         self.model_version = ""
 
     @property
     def complete(self) -> bool:
         """The episode is over and all its transitions were taken."""
-        return self.over and not self._open and not self.broken
+        return self.over and not self._open and not self.broken and self._undecided is None
+
+    @property
+    def undecided(self) -> Transition | None:
+        """The last transition, when all is there and it waits for a label."""
+        return self._undecided
+
+    def settle(self) -> None:
+        """No label will come: what observations have paid stands; where they pay nothing, nobody can learn from it."""
+        self.asks = False
+        if self._source == OPERATOR and self.label is None:
+            self.label = Label.DISCARD
+
+    def result(self, wall_seconds: float) -> EpisodeDone:
+        """Of a complete episode that took `wall_seconds` from its reset."""
+        done = int(self.score) if self._source != REWARD_MODEL else 0  # a model's sum counts no subtasks
+        done = len(self._task) if self.label is Label.SUCCESS else done
+        return EpisodeDone(
+            self.episode,
+            self._phase,
+            self.score,
+            self.steps,
+            self.model_version,
+            done == len(self._task),
+            self.interventions,
+            wall_seconds,
+            self._task.subtasks[:done],
+            self.label.value if self.label else "",
+        )
 
     def on_action(self, action: PolicyTick, now: float) -> None:
         """Take a tick of the policy, at time `now` [s]."""
@@ -130,8 +175,27 @@ class EpisodeRecorder:
             transition.guard_flags, self._pauses = guard.flags | self._pauses, 0
             self.interventions += transition.guard_flags != 0
             self._open.popleft()
+            if self.over and not self._open:
+                self._undecided = transition
+                break
+            self.score += transition.reward
             taken.append(transition)
+        if self._undecided is not None and (self.label is not None or not self.asks):
+            taken.append(self._judged(self._undecided))
+            self._undecided = None
         return taken
+
+    def _judged(self, last: Transition) -> Transition:
+        """The last transition, by the label if there is one."""
+        if self.label is Label.DISCARD:
+            last.terminated = last.truncated = False
+        elif self.label is not None:
+            success = self.label is Label.SUCCESS
+            last.reward, last.reward_source = max(0.0, len(self._task) - self.score) * success, OPERATOR
+            last.terminated = success or not last.truncated
+            last.truncated = not last.terminated
+        self.score += last.reward
+        return last
 
     def _bears(self, guard: GuardRecord) -> bool:
         """Whether the episode goes on with this."""
@@ -148,20 +212,24 @@ class EpisodeRecorder:
             return f"the policy's actions {expected} to {action.step - 1} did not arrive"
         if self._last is not None and action.tick <= self._last.tick:
             return "the policy was restarted"
-        if not action.active and action.step < self._max_steps:
+        if not action.active and action.step < self._max_steps and self.label is None:
             return f"the policy stopped at step {action.step} of {self._max_steps}"
         return "" if np.isfinite(action.observation).all() else f"observation {action.step} is not finite"
 
     def _close_step(self, last: PolicyTick, action: PolicyTick, now: float) -> None:
-        reward = self.tracker.update(action.observation)
-        terminated = self.tracker.done
+        try:
+            reward = self.rewards.update(action.observation)
+        except InferenceError as error:
+            self._break(str(error))
+            return
+        terminated = self.rewards.done
         truncated = not terminated and action.step >= self._max_steps
-        self.over = terminated or truncated
+        self.over = terminated or truncated or self.label is not None
         self.steps += 1
         self.model_version = last.model_version
         draft = Transition(
-            "", 0, 0, last.stamp, self.episode, last.step, self._phase, self._task, last.model_version,
+            "", 0, 0, last.stamp, self.episode, last.step, self._phase, str(self._task), last.model_version,
             last.skill_start, last.z, last.e, last.observation, action.observation, last.action, last.velocity,
-            _UNKNOWN, 0, reward, REWARD_SOURCE, terminated, truncated,
+            _UNKNOWN, 0, reward, self._source, terminated, truncated,
         )  # fmt: skip
         self._open.append(_Open(draft, last.tick, now))

@@ -80,16 +80,25 @@ def _announce(console: Console, settings: AdaptSettings, ready: Ready) -> None:
 
 def _run_graph(settings: AdaptSettings, ready: Ready, console: Console) -> int:
     """Runs the nodes to their end, with a screen; the exit status."""
-    from simpl.front.monitor import Monitor  # loads rclpy
+    from simpl.front.keys import HINT, Keys  # these load rclpy
+    from simpl.front.monitor import Monitor
 
     progress = Progress(settings.task, settings.episodes_per_phase)
     logs = ready.run_folder / "logs"
     supervisor = Supervisor(ready.specs, logs)
     screen = make_screen(progress, console, logs)
     namespace = settings.namespace.strip("/")
-    with _catch_interrupts() as interrupts, Monitor(progress, namespace, ready.domain_id) as monitor, screen:
+    with (
+        _catch_interrupts() as interrupts,
+        Monitor(progress, namespace, ready.domain_id) as monitor,
+        Keys() as keys,
+        screen,
+    ):
+        progress.hint = HINT if keys.active else ""
 
         def look(note: str = "") -> None:
+            for key in keys.pressed():
+                monitor.press(key, screen.say)
             for score in monitor.poll():
                 screen.episode(score)
             progress.learner.restarts = supervisor.restarts.get("learner", 0)

@@ -1,9 +1,11 @@
-"""The commands that the `simpl` command line has only when the ROS workspace is built."""
+"""The commands that the `simpl` command line has when the ROS workspace is built."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simpl.front.audit_command import AuditSettings
+from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
 from simpl.front.robot_command import RobotSettings
 from simpl.graph import AdaptSettings
@@ -32,6 +34,39 @@ class Report(ReportSettings):
 
 
 @dataclass(frozen=True)
+class Audit(AuditSettings):
+    """Was anything lost? Compares the plant's own record, the robot's journal and the learner's store of a run."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.audit_command import run_audit
+
+        return run_audit(self)
+
+
+@dataclass(frozen=True)
+class Record(RecordSettings):
+    """Record the graph's topics to an MCAP file until Ctrl-C."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.record_command import run_record
+
+        return run_record(self)
+
+
+@dataclass(frozen=True)
+class Replay(ReplaySettings):
+    """Publish a recording's messages again, or print them."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.record_command import run_replay
+
+        return run_replay(self)
+
+
+@dataclass(frozen=True)
 class Robot(RobotSettings):
     """List robot profiles, show one, or compare one with a running robot.
 
@@ -43,3 +78,13 @@ class Robot(RobotSettings):
         from simpl.front.robot_command import run_robot
 
         return run_robot(self)
+
+
+COMMANDS = {
+    "adapt": Adapt,
+    "audit": Audit,
+    "record": Record,
+    "replay": Replay,
+    "report": Report,
+    "robot": Robot,
+}

@@ -30,7 +30,7 @@ DESCRIPTIONS = {
     "use_sim": (
         "true: start the simulated arm. false: leave it out; a driver must then publish joint_states and "
         "object_states (sensor_msgs/JointState, one stamp), obey joint_group_velocity_controller/commands and offer "
-        "the service scene/reset (simpl_interfaces/ResetScene) that puts arm and objects back."
+        "the service scene/reset (simpl_interfaces/ResetScene) that puts arm and objects back, but for scene:=operator."
     ),
     "bundle": "Folder of the model bundle to start from; empty: the one that ships with the project.",
     "rate": (
@@ -47,6 +47,9 @@ DESCRIPTIONS = {
     "max_steps": "Control steps after which an episode ends unfinished.",
     "preset": "Settings of fine-tuning; `simpl presets` lists them.",
     "seed": "Seed of embeddings, skill noise, sensor noise and training.",
+    "reward": "Where rewards come from: object_states, or operator (services episode/success and episode/failure).",
+    "label_wait": "Seconds to wait for a label after each episode: episode/success, failure or discard.",
+    "scene": "Who puts the scene back: service (scene/reset), or operator (the arm goes home; then episode/ready).",
     "out": "Folder for everything that is written; empty: runs/adapt/<time> (adapt) or nowhere (sim).",
 }
 """What `ros2 launch ... --show-args` says about each argument."""
@@ -92,10 +95,12 @@ def read_settings(texts: dict[str, str]) -> AdaptSettings:
     for name, text in texts.items():
         if name == "bundle":
             values[name] = Path(text).expanduser() if text else None
-        elif name in ("task", "namespace", "profile", "driver", "robot_ip", "rate", "preset"):
+        elif name in ("task", "namespace", "profile", "driver", "robot_ip", "rate", "preset", "reward", "scene"):
             values[name] = text
         elif name == "use_sim":
             values[name] = _truth(name, text)
+        elif name == "label_wait":
+            values[name] = _number(name, text)
         else:
             values[name] = _whole_number(name, text)
     if not values.get("rate"):
@@ -139,6 +144,13 @@ def _truth(name: str, text: str) -> bool:
     if text.lower() in ("false", "0", "no", "off"):
         return False
     raise ConfigError(f"{name}:={text} is neither true nor false")
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}:={text} is not a number") from error
 
 
 def _whole_number(name: str, text: str) -> int:

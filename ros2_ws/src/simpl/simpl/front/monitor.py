@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import rclpy
 from rclpy.context import Context
@@ -13,9 +14,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 from simpl_interfaces.msg import EpisodeResult, EpisodeState, GuardState, LearnerStatus, PolicyStatus
 
 from simpl import interfaces
+from simpl.front.keys import SERVICES
 from simpl.front.progress import GUARD_MODES, Progress, Score
 
 # The guard speaks once per command, hundreds of times a second; for a screen its newest word is enough.
@@ -28,7 +31,10 @@ _NEWEST = QoSProfile(
 
 
 class Monitor:
-    """A silent node. It has no thread: messages wait until `poll` takes them, so a screen costs the run little."""
+    """A node that only listens, and passes on what a person at the keyboard says.
+
+    It has no thread: messages wait until `poll` takes them, so a screen costs the run little.
+    """
 
     def __init__(self, progress: Progress, namespace: str, domain_id: int) -> None:
         """Join the graph in `namespace` of ROS domain `domain_id` and write what is heard into `progress`."""
@@ -54,6 +60,7 @@ class Monitor:
         ):
             topic.subscription(self._node, self._counted(callback))
         interfaces.GUARD_STATE.subscription(self._node, self._counted(self._on_guard), qos=_NEWEST)
+        self._clients = {key: service.client(self._node) for key, service in SERVICES.items()}
 
     def __enter__(self) -> Monitor:
         return self
@@ -78,6 +85,23 @@ class Monitor:
                 break
         new, self.new_scores = self.new_scores, []
         return new
+
+    def press(self, key: str, tell: Callable[[str], None]) -> None:
+        """Call the service behind `key`, if there is one; `tell` hears later, in `poll`, what it said."""
+        client = self._clients.get(key.lower())
+        if client is None:
+            return
+        name = SERVICES[key.lower()].name
+        if not client.service_is_ready():
+            tell(f"{name}: nobody offers it")
+            return
+
+        def answered(future: Future[Any]) -> None:
+            failure, answer = future.exception(), None if future.exception() else future.result()
+            refused = "" if answer is not None and answer.success else "refused: "
+            tell(f"{name}: {refused}{answer.message if answer is not None else failure}")
+
+        client.call_async(SERVICES[key.lower()].type.Request()).add_done_callback(answered)
 
     def _counted(self, callback: Callable[..., None]) -> Callable[..., None]:
         def take(message: object) -> None:

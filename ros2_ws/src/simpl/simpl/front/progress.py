@@ -15,6 +15,8 @@ GUARD_MODES = ("running", "stopped", "fault", "e-stop", "paused")
 """Names of GuardState's modes, by number."""
 LATCHED = GUARD_MODES[2:]
 """Those that only a person ends, with guard/reset or guard/resume."""
+PERSONS = ("waiting for episode/", "the arm is not home")
+"""How a status begins that only a person ends."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Progress:
         self.status = "starting"
         self.model_version = ""
         self.finished = False
+        self.hint = ""  # what a person may do
         self.control = ControlHealth()
         self.learner = LearnerHealth()
         self.scores: list[Score] = []
@@ -129,7 +132,7 @@ class Progress:
         """Why nothing goes on until a person does something; empty as long as it does."""
         health = self.control
         if health.guard_mode not in LATCHED:
-            return ""
+            return self.status if self.status.startswith(PERSONS) else ""
         release = "guard/resume" if health.guard_mode == "paused" else "guard/reset"
         return f"the guard holds the arm until {release} is called ({health.guard_mode}: {health.guard_reason})"
 

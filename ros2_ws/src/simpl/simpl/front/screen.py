@@ -98,7 +98,7 @@ class PlainLog:
         """A line when the note is a new one, or an alarm."""
         if self._alarm != self._progress.alarm:
             self._alarm = self._progress.alarm
-            self.say(self._alarm or "the guard was reset")
+            self.say(self._alarm or "going on")
         if note and note != self._note:
             self._note = note
             self.say(note)
@@ -131,7 +131,7 @@ def render(progress: Progress, logs: Path, note: str = "") -> RenderableType:
     rows.add_row("guard", _guard(progress))
     rows.add_row("learner", _learner(progress))
     status = Text(note or progress.alarm or progress.status, style="italic", overflow="ellipsis", no_wrap=True)
-    hint = f"logs in {logs}   Ctrl-C stops the arm and ends the run"
+    hint = f"logs in {logs}   Ctrl-C stops the arm and ends the run   {progress.hint}"
     foot = Text(hint, style="dim", overflow="ellipsis", no_wrap=True)
     title = Text.assemble(("SiMPL adapt  ", "bold"), " > ".join(progress.subtasks))
     return Panel(Group(rows, status, foot), title=title, title_align="left", border_style="blue")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,17 @@ from export.bundle import Bundle
 from simpl import interfaces
 from simpl.conversions import float32_field, float64_array, from_bundle_files, from_policy_action, header, to_transition
 from simpl.core.bridge_session import BridgeSession, Situation
-from simpl.core.commands import BeginEpisode, EndEpisode, EpisodeDone, Request, ResetScene, StageModel
+from simpl.core.commands import BeginEpisode, EndEpisode, EpisodeDone, Home, Request, ResetScene, StageModel
 from simpl.core.guard import Mode
+from simpl.core.labels import Label
 from simpl.core.model_store import ModelUpdate
 from simpl.core.plan import RunPlan
 from simpl.core.recorder import GuardRecord
 from simpl.core.transition import Transition
-from simpl.graph import DEFAULT_TASK, PHASES
+from simpl.graph import DEFAULT_TASK, OPERATOR, PHASES, REWARD_SOURCES, SCENES
 from simpl.nodes.logs import RosHandler
 from simpl.nodes.running import FAILED, OK, STEADY, Ending, declare, run_node
-from simpl_core.errors import BundleError, ConfigError
+from simpl_core.errors import BundleError, ConfigError, SimplError
 
 POLL_PERIOD = 0.02
 STATE_PERIOD = 0.2
@@ -51,6 +53,12 @@ SETTLE = 0.3
 """Between seeing everybody and the first episode, for connections to complete in both directions [s]."""
 LINGER = 0.5
 """After the last EpisodeState, so that it arrives [s]."""
+
+_LABELS = {
+    interfaces.EPISODE_SUCCESS: Label.SUCCESS,
+    interfaces.EPISODE_FAILURE: Label.FAILURE,
+    interfaces.EPISODE_DISCARD: Label.DISCARD,
+}
 
 
 class BridgeNode(Node):
@@ -78,7 +86,7 @@ class BridgeNode(Node):
         self._state = interfaces.EPISODE_STATE.publisher(self)
         self._results = interfaces.EPISODE_RESULT.publisher(self)
         self._session = BridgeSession(plan, bundle, run_folder, self, drain_wait=drain_wait)
-        for result in self._session.machine.results:  # of an earlier start: whoever listens sees the whole run
+        for result in self._session.machine.schedule.results:  # of an earlier start: whoever listens sees the whole run
             self.announce(result)
         self._started = False
         self._complete_since: float | None = None
@@ -87,12 +95,18 @@ class BridgeNode(Node):
         self._shown_at = self._end_at = -math.inf
         self._stop_reason = ""
         self._calls: dict[type, tuple[Client, Callable[[Any, Path | None], Any]]] = {
-            ResetScene: (interfaces.SCENE_RESET.client(self), _reset_request),
             BeginEpisode: (interfaces.BEGIN_EPISODE.client(self), _begin_request),
-            EndEpisode: (interfaces.END_EPISODE.client(self), _end_request),
+            EndEpisode: (interfaces.END_EPISODE.client(self), _trigger),
             StageModel: (interfaces.STAGE_MODEL.client(self), _stage_request),
         }
+        if plan.scene == OPERATOR:
+            self._calls[Home] = (interfaces.HOME.client(self), _trigger)
+        else:
+            self._calls[ResetScene] = (interfaces.SCENE_RESET.client(self), _reset_request)
         self._subscribe()
+        for service, label in _LABELS.items():
+            service.server(self, partial(self._on_operator, partial(self._session.label, label)))
+        interfaces.EPISODE_READY.server(self, partial(self._on_operator, self._session.ready))
         interfaces.EPISODE_STOP.server(self, self._on_stop)
         interfaces.MODEL_ROLLBACK.server(self, self._on_rollback)
         self.create_timer(POLL_PERIOD, self._on_time, clock=STEADY)
@@ -146,6 +160,18 @@ class BridgeNode(Node):
         self._session.on_model(
             ModelUpdate(message.model_version, message.parent_version, message.manifest_json, files, message.trained_on)
         )
+
+    def _on_operator(
+        self, tell: Callable[[float], None], _: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        """A label, or that the scene is ready."""
+        try:
+            tell(time.monotonic())
+        except SimplError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.message = True, self._session.situation().status
+        return response
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._stop_reason = "stopped by the operator"
@@ -257,7 +283,7 @@ def _begin_request(request: BeginEpisode, _: Path | None) -> BeginEpisodeService
     return BeginEpisodeService.Request(episode=request.episode, e=float32_field(request.e), seed=request.seed)
 
 
-def _end_request(_: EndEpisode, __: Path | None) -> Trigger.Request:
+def _trigger(_: Request, __: Path | None) -> Trigger.Request:
     return Trigger.Request()
 
 
@@ -281,6 +307,11 @@ def _declare_plan(node: Node) -> RunPlan:
         model_wait=declare(
             node, "model_wait", 10.0, "longest wait between episodes for a new model [s]", between=(0.0, 3600.0)
         ),
+        reward=declare(node, "reward", "object_states", f"where rewards come from: {' or '.join(REWARD_SOURCES)}"),
+        label_wait=declare(
+            node, "label_wait", 0.0, "longest wait for a label after each episode [s]", between=(0.0, 86_400.0)
+        ),
+        scene=declare(node, "scene", "service", f"who puts the scene back: {' or '.join(SCENES)}"),
         **counts,
     )
 

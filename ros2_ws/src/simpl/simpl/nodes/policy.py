@@ -19,6 +19,7 @@ from std_srvs.srv import Trigger
 
 from simpl import interfaces
 from simpl.conversions import float32_array, from_time, to_policy_action, to_policy_status
+from simpl.core.homing import HomeRunner
 from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
 from simpl.core.robot_state import RobotState, StateError
@@ -83,6 +84,8 @@ class PolicyNode(LifecycleNode):
         interfaces.BEGIN_EPISODE.server(self, self._on_begin_episode, group=group)
         interfaces.END_EPISODE.server(self, self._on_end_episode, group=group)
         interfaces.STAGE_MODEL.server(self, self._on_stage_model, group=group)
+        # Alone: the way home takes seconds, and ending it must not wait for its end.
+        interfaces.HOME.server(self, self._on_home, group=MutuallyExclusiveCallbackGroup())
         self.create_timer(1.0, self._publish_status, clock=STEADY)
         # In lockstep nothing moves while the guard is silent.
         self._takeover = None if self._settings.lockstep else Takeover(self, self._profile, patience)
@@ -212,6 +215,22 @@ class PolicyNode(LifecycleNode):
                 response.message = "" if answered else "the plant has not answered the last command"
         except SimplError as error:
             response.success, response.message = False, str(error)
+        self._publish_status()
+        return response
+
+    async def _on_home(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._profile.home is None:
+            response.success = True
+            response.message = f"robot profile {self._profile.name} has no home pose; the arm stays where it is"
+            return response
+        runner = HomeRunner(self._profile)
+        try:
+            self._check_active()
+            await self._wait_for_guard()
+            await self._finished(self._loop.move(runner.as_model()))
+            response.success, response.message = runner.arrived, runner.outcome
+        except Exception as error:  # noqa: BLE001  whoever asked must hear that the arm is not home
+            response.message = str(error)
         self._publish_status()
         return response
 
