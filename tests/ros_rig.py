@@ -75,6 +75,10 @@ class RosRig:
         topic.subscription(self.node, log.append, qos=qos)
         return log
 
+    def hears(self, *topics: Any) -> None:
+        """Wait until somebody publishes each of them, before what happens only once is begun."""
+        wait_for(lambda: all(self.node.count_publishers(topic.name) for topic in topics), 90.0)
+
     def call(self, service: Any, request: Any = None) -> Any:
         """Call a service and wait for its answer."""
         client = self._clients.get(service.name)

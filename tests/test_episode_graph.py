@@ -62,6 +62,7 @@ def test_a_person_leads_a_run_and_nothing_is_lost(rig: RosRig, tmp_path: Path) -
     rig.start("arm_sim", lockstep=True, output_folder=run / "plant")
     rig.start("guard", lockstep=True, action_timeout=10.0, profile=profile)
     rig.start("policy", lockstep=True, bundle=BUNDLE, max_steps=STEPS, profile=profile)
+    rig.hears(interfaces.COMMANDS, interfaces.JOINT_STATES)  # or the arm is home before anybody looked
     bridge = rig.start(
         "bridge", bundle=BUNDLE, run_folder=run, max_steps=STEPS, drain_wait=0.5, reward="operator",
         scene="operator", conditioning_episodes=3, evaluation_episodes=0, finetune_episodes=0, final_episodes=0,

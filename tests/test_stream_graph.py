@@ -255,14 +255,19 @@ def test_a_killed_bridge_goes_on_with_its_run(graph: Graph) -> None:
     at_step(graph, killed_in, STEPS // 2)
     bridge.send_signal(signal.SIGKILL)
     bridge.wait()
-    before = len(read_records(graph.folder / "bridge" / "journal"))
-    assert before >= (killed_in - 1) * STEPS + STEPS // 2 - 10
+    before = read_records(graph.folder / "bridge" / "journal")
+    assert len(before) >= (killed_in - 1) * STEPS + STEPS // 2 - 10
     assert ended(graph.bridge(), graph) == 0, graph.logs()
 
     report = graph.report()
     assert report["bridge_starts"] == 2 and not report["interrupted"]
-    assert audit(graph) == before + (EPISODES - killed_in + 1) * STEPS
     assert report["transitions_stored"] == report["transitions_sent"] == audit(graph)
+    after = read_records(graph.folder / "bridge" / "journal")
+    assert after[: len(before)] == before
+    # Whole ones are counted: at this pace a starved bridge misses a tick now and then, and says so.
+    lengths = collections.Counter(unpack(data).episode for data in after)
+    assert collections.Counter(lengths.values())[STEPS] == EPISODES, report["warnings"]
+    assert len(lengths) <= EPISODES + 1 + len(report["warnings"]), "the killed one, and those done again"
     phases = collections.Counter(one["phase"] for one in report["episodes"])
     assert {f"{phase}_episodes": count for phase, count in phases.items()} == PLAN
     assert len(set(graph.robot.begun)) == len(graph.robot.begun), "no episode number is used twice"
