@@ -180,8 +180,6 @@ class AdaptConfig:
     """Never weaken the regularisation (SiMPL); SPiRL lets it move both ways."""
     kl_clip: float = 20.0
     """Largest policy KL that the critic's target subtracts."""
-    imitate: float = 0.0
-    """Weight of self-imitation, as in phase 2."""
     learning_rate: float = 3e-4
     """Adam, for policy and critics."""
     gamma: float = 0.99

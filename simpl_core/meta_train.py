@@ -207,6 +207,8 @@ def _check_sizes(config: MetaConfig) -> None:
         )
     if not 0 <= config.tasks_mixed <= config.tasks_large:
         raise ConfigError(f"tasks_mixed are some of tasks_large {config.tasks_large}, got {config.tasks_mixed}")
+    if not 0.0 <= config.own_fraction <= 1.0:
+        raise ConfigError(f"own_fraction is a part of each batch, from 0 to 1, got {config.own_fraction}")
 
 
 def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run: Path) -> None:

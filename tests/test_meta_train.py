@@ -160,6 +160,8 @@ def test_errors(tmp_path: Path) -> None:
         train(tmp_path, "meta", context_large=300)
     with pytest.raises(ConfigError, match="tasks_mixed are some of tasks_large 6, got 7"):
         train(tmp_path, "meta", tasks_mixed=7)
+    with pytest.raises(ConfigError, match=r"own_fraction is a part of each batch, from 0 to 1, got 1\.5"):
+        train(tmp_path, "meta", own_fraction=1.5)
     with pytest.raises(ConfigError, match="at least one task"):
         MetaTrainer(META, toy_models(), ToyEnv(1), [])
     with pytest.raises(CheckpointError, match="not a finished run"):

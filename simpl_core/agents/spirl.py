@@ -121,11 +121,9 @@ class SpirlAgent:
         batch = self._layout.unpack(rows.squeeze(0))
         e = self.embedding.expand(self.config.batch_size, -1)
         alpha = self._alpha.values
-        metrics, values = self._update_critics(batch, e, alpha)
-        return metrics | self._update_policy(batch, e, alpha, values)
+        return self._update_critics(batch, e, alpha) | self._update_policy(batch, e, alpha)
 
-    def _update_critics(self, batch: SkillBatch, e: Tensor, alpha: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Metrics, and what the critics said of the batch's skills (count, B)."""
+    def _update_critics(self, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         config = self.config
         with torch.no_grad():
             following = self.policy.with_prior(batch.next_prior, batch.next_states, e)
@@ -145,18 +143,14 @@ class SpirlAgent:
         # number; Adam does not see that factor.
         descend(loss, self._critic_optimiser)
         move_targets(self.target_critics, self.critics, config.tau)
-        return {"critic/loss": loss.detach(), "critic/value": values.detach().mean()}, values.detach()
+        return {"critic/loss": loss.detach(), "critic/value": values.detach().mean()}
 
-    def _update_policy(self, batch: SkillBatch, e: Tensor, alpha: Tensor, taken: Tensor) -> dict[str, Tensor]:
+    def _update_policy(self, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         policy = self.policy.with_prior(batch.prior, batch.states, e)
         z = policy.sample(self._noise(*policy.mean.shape))
         kl = policy.kl(batch.prior)
         with frozen(self.critics):
-            values = self.critics(batch.states, e, z)
-            loss = equations.skill_policy_loss(values, kl, alpha)
-            if self.config.imitate > 0.0:
-                advantage = taken.amin(0) - values.amin(0)
-                loss = loss + self.config.imitate * equations.imitation_loss(policy.log_prob(batch.z), advantage)
+            loss = equations.skill_policy_loss(self.critics(batch.states, e, z), kl, alpha)
             descend(loss, self._policy_optimiser)
         self._alpha.update(kl)
         return {
