@@ -293,6 +293,22 @@ def test_reset_alone_moves_nothing_until_an_episode_starts(rig):
     assert rig.act([1.0, 0.0, 0.0], episode=8, step=0).mode is Mode.RUNNING
 
 
+@pytest.mark.parametrize("latch", [lambda guard: guard.estop(), lambda guard: guard.watch(["/teleop"])])
+@pytest.mark.parametrize("before", [[], [7]])
+def test_an_episode_that_begins_behind_a_latch_does_not_move_by_a_reset(rig, latch, before):
+    """Pressed at rest: what begins before the reset must not come to life by it."""
+    for episode in before:
+        rig.act([1.0, 0.0, 0.0], episode=episode, step=0)
+        rig.act([0.0, 0.0, 0.0], episode=episode, step=1, active=False)
+    latch(rig.guard)
+    for step in range(3):
+        assert not rig.act([1.0, 0.0, 0.0], episode=8, step=step).velocity.any()
+    rig.guard.watch([])
+    assert rig.guard.reset().success
+    assert_zero(rig.act([1.0, 0.0, 0.0], episode=8, step=3), Mode.STOPPED, Flags.EPISODE_END)
+    assert rig.act([1.0, 0.0, 0.0], episode=9, step=0).mode is Mode.RUNNING
+
+
 def test_an_episode_begun_again_under_its_old_number_moves(rig):
     rig.act([1.0, 0.0, 0.0], episode=7, step=5)
     rig.guard.estop()

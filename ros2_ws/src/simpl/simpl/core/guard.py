@@ -87,6 +87,8 @@ class Guard:
                 return self._fault(flags, f"action {wanted.tick}: {problem}", wanted)
         if self.mode is Mode.ESTOP or self.mode is Mode.FAULT:
             latched, reason = self._why
+            if wanted.active:  # begun behind the latch: a reset alone must not let it go on either
+                self._bar()
             return self._stop(self.mode, latched | flags, reason, wanted)
         if self._paused:
             return self._ease(Mode.PAUSED, *self._why, wanted)
