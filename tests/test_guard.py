@@ -349,6 +349,37 @@ def test_a_stale_joint_state_stops_by_action_and_by_watchdog(rig):
     assert rig.at(0.0, 0.0, 0.0).act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
 
 
+def test_a_joint_state_that_is_said_again_and_again_is_as_old_as_it_was(rig):
+    """What a driver that hangs does: it speaks, and nothing it says is new."""
+    rig.guard.on_state(np.zeros(3), 5)
+    rig.act([1.0, 0.0, 0.0])
+    for _ in range(3):
+        rig.wait(0.04).guard.on_state(np.zeros(3), 5)
+        assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+    rig.wait(0.05).guard.on_state(np.zeros(3), 5)
+    assert_zero(rig.guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+    rig.guard.on_state(np.zeros(3), 6)
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+
+
+def test_a_joint_state_that_was_overtaken_is_dropped_and_one_of_a_clock_set_back_is_not(rig):
+    second = 1_000_000_000
+    rig.guard.on_state(np.array([0.85, 0.0, 0.0]), 5000 * second)
+    rig.guard.on_state(np.array([0.0, 0.0, 0.0]), 5000 * second - 10_000_000)
+    assert rig.act([1.0, 0.0, 0.0]).velocity[0] == pytest.approx(0.5)
+    rig.guard.on_state(np.array([0.0, 0.0, 0.0]), 1400 * second)
+    assert rig.act([1.0, 0.0, 0.0]).velocity[0] == 1.0
+    rig.guard.on_state(np.array([0.85, 0.0, 0.0]), 5000 * second)
+    assert rig.act([1.0, 0.0, 0.0]).velocity[0] == pytest.approx(0.5)
+
+
+def test_in_lockstep_time_may_stand_still():
+    rig = Rig(lockstep=True, state_timeout=10.0, action_timeout=10.0)
+    rig.guard.on_state(np.zeros(3), 5)
+    rig.wait(60.0).guard.on_state(np.zeros(3), 5)
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+
+
 def test_a_policy_that_falls_silent_while_the_state_is_stale_is_noticed_too(rig):
     rig.act([1.0, 0.0, 0.0])
     rig.wait(0.1).act([1.0, 0.0, 0.0])

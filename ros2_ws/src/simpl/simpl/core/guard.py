@@ -22,6 +22,8 @@ from simpl.core.profile import RobotProfile
 
 __all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
 
+_CLOCK_STEP = 1_000_000_000  # a joint state that is older than another by so much comes from a clock set back [ns]
+
 
 class Guard:
     """Turns actions into commands that are safe to send.
@@ -57,16 +59,27 @@ class Guard:
         self._velocity = self._acceleration = self._zeros
         self._state_at = self._action_at = self._command_at = -math.inf
         self._bad_action_at = -math.inf
+        self._stamp = 0
         self._bad_state = self._strangers = self._controller = ""
         self._paused = False
         self._episode: int | None = None
         self._barred: int | None = None
 
-    def on_state(self, position: FloatArray) -> None:
-        """Take a checked joint state: positions (A,) in the profile's order [rad, m]."""
+    def on_state(self, position: FloatArray, stamp: int = 0) -> None:
+        """Take a checked joint state.
+
+        Args:
+            position: (A,) in the profile's order [rad, m].
+            stamp: of its measurement [ns]; 0 says nothing. A stamp that is said again makes nothing younger, and
+                what comes after a newer one is dropped. In lockstep time may stand still.
+        """
+        self._bad_state = ""
+        behind = self._stamp - stamp
+        if stamp and 0 <= behind < _CLOCK_STEP and not self._settings.lockstep:
+            return
+        self._stamp = stamp
         self._position = position
         self._state_at = self._now()
-        self._bad_state = ""
 
     def on_invalid_state(self, reason: str) -> Command | None:
         """Take note of a joint state that `NameOrder` refused: a fault. Gives zeros unless a stop is latched."""
