@@ -163,6 +163,26 @@ def test_braking_distance_is_kept():
     assert flags == Flags.POSITION_LIMIT
 
 
+@pytest.mark.parametrize("times", [{}, {"action_timeout": 0.1, "state_timeout": 0.4}, {"action_timeout": 0.4}])
+def test_an_arm_whose_joint_states_end_on_the_way_stops_before_its_limit(times):
+    """Actions go on, from a place that is not true any more; when the watchdog sees it the arm brakes at 5 rad/s^2."""
+    for seen_until in np.linspace(-0.5, 0.8, 66):
+        rig, place, velocity = Rig(acceleration=5.0, **times), -0.9, 0.0
+        for look in range(200):
+            rig.wait(0.02)
+            place += 0.02 * velocity
+            if place <= seen_until:
+                rig.at(place, 0.0, 0.0)
+            stopped = rig.guard.watch()
+            if stopped is None and look % 5 == 0:
+                command = rig.act([2.0, 0.0, 0.0])
+                stopped = command if command.mode is not Mode.RUNNING else None
+                velocity = command.velocity[0] if stopped is None else velocity
+            if stopped is not None:
+                break
+        assert stopped is not None and place + velocity**2 / 10.0 <= 0.9 + 1e-6, seen_until
+
+
 finite = st.floats(-1e9, 1e9)
 
 

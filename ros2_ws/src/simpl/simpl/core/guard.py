@@ -57,6 +57,8 @@ class Guard:
         self._why = (Flags.NONE, "no action yet")
         self._position: FloatArray | None = None
         self._velocity = self._acceleration = self._zeros
+        self._moved = self._zeros  # what the arm was told to move since its last state
+        self._moved_at = -math.inf
         self._state_at = self._action_at = self._command_at = -math.inf
         self._bad_action_at = -math.inf
         self._stamp = 0
@@ -79,7 +81,8 @@ class Guard:
             return
         self._stamp = stamp
         self._position = position
-        self._state_at = self._now()
+        self._state_at = self._moved_at = self._now()
+        self._moved = self._zeros
 
     def on_invalid_state(self, reason: str) -> Command | None:
         """Take note of a joint state that `NameOrder` refused: a fault. Gives zeros unless a stop is latched."""
@@ -263,6 +266,8 @@ class Guard:
 
     def _move(self, velocity: FloatArray, position: FloatArray, wanted: Wanted) -> Command:
         elapsed = self._elapsed()
+        if not self._settings.lockstep:  # an arm that is not seen goes on all the same
+            position = position + self._moved + self._velocity * (self._now() - self._moved_at)
         allowed, flags = self._limits.apply(velocity, self._velocity, position, self._acceleration, elapsed)
         beyond, reason = self._limits.overrun(allowed, position)
         if beyond:
@@ -304,8 +309,11 @@ class Guard:
     ) -> Command:
         moving = velocity.any() or self._velocity.any()
         self._acceleration = (velocity - self._velocity) / self._limits.pace(elapsed) if moving else self._zeros
-        self._velocity = velocity
         self._command_at = self._now()
+        if self._position is not None:
+            self._moved = self._moved + self._velocity * (self._command_at - self._moved_at)
+            self._moved_at = self._command_at
+        self._velocity = velocity
         self.commands += 1
         answers = wanted is not None and wanted.active
         if answers and flags:
