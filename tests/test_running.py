@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from simpl.front import monitor
 from simpl.nodes import running
 
 
@@ -27,3 +28,25 @@ def test_a_node_goes_on_after_a_spin_that_timed_out(monkeypatch: pytest.MonkeyPa
     ending = running.Ending()
     assert running._run(lambda _: node, ending) == running.FAILED
     assert len(spins) == 3 and ended == ["close", "destroy"]
+
+
+def test_nodes_that_announce_themselves_late_are_seen_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon of somebody's is heard first: our names may be taken all the same."""
+    heard = [("daemon", "/")]
+
+    class Node:
+        def __init__(self, name: str, **_: Any) -> None:
+            self.name = name
+
+        def get_name(self) -> str:
+            return self.name
+
+        def get_node_names_and_namespaces(self) -> list[tuple[str, str]]:
+            return [(self.name, "/"), *heard]
+
+        def destroy_node(self) -> None:
+            pass
+
+    monkeypatch.setattr(monitor, "Node", Node)
+    monkeypatch.setattr(monitor.time, "sleep", lambda _: heard.append(("guard", "/left")))
+    assert monitor.running_nodes(46) == ["/daemon", "/left/guard"]
