@@ -371,7 +371,10 @@ class BridgeSession:
             reason=finish.reason,
         )
         report = build_report(self._machine.plan, self._machine.schedule.results, counts, self._tally, facts)
-        write_report(self._folder / "report.json", report)
+        try:
+            write_report(self._folder / "report.json", report)
+        except OSError as error:  # the arm stands by now; what the report would say is in the journal
+            log.error("report.json cannot be written: %s", error)
 
 
 def _is_finished(report: Path) -> bool:
