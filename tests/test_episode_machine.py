@@ -253,7 +253,8 @@ def test_a_latched_guard_costs_the_episode_and_holds_the_run_until_its_reset(mod
     assert isinstance(world.log[-1], EndEpisode)
     world.run(limit=300.0)  # longer than any patience
     assert world.machine.state is State.HELD
-    assert world.machine.status == f"waiting for guard/reset: {mode.name}, somebody said so"
+    release = "guard/resume" if mode is Mode.PAUSED else "guard/reset"
+    assert world.machine.status == f"waiting for {release}: {mode.name}, somebody said so"
     assert len(world.of(ResetScene)) == 1 and not world.of(EpisodeDone)
 
     world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "reset"), world.now))

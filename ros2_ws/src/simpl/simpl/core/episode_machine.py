@@ -33,7 +33,7 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
-from simpl.core.guard import HELD
+from simpl.core.guard import HELD, Mode
 from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan, Schedule
@@ -95,7 +95,8 @@ class EpisodeMachine:
     def status(self) -> str:
         """One line for people: what is waited for."""
         if self.state is State.HELD:
-            return f"{self.state.value}: {self._latched}"
+            release = "guard/resume" if self._latched.startswith(Mode.PAUSED.name) else "guard/reset"
+            return f"waiting for {release}: {self._latched}"
         if self.state is State.READY and self._away:
             return f"the arm is not home ({self._away}): see to it, then call episode/ready to try again"
         if self.state is State.MODEL and self.warnings:
