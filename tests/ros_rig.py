@@ -18,7 +18,7 @@ from rclpy.executors import SingleThreadedExecutor
 
 from simpl import runtime_env
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Longest wait for anything [s]; the machines that run tests are slow and busy."""
 
 

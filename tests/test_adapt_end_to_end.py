@@ -107,8 +107,14 @@ def adapt(tmp_path: Path, random_bundle: Path) -> Iterator[Callable[..., Run]]:
             time.sleep(0.1)
 
 
-def recorded_steps(report: dict) -> int:
-    return sum(episode["steps"] for episode in report["episodes"])
+def assert_all_there(report: dict) -> int:
+    """Six whole episodes, nothing lost; how many were done again, which on a starved machine may be some."""
+    assert sum(episode["steps"] for episode in report["episodes"]) == 6 * STEPS
+    assert all("is repeated" in warning for warning in report["warnings"])
+    again = len(report["warnings"])
+    assert report["transitions_sent"] == report["transitions_stored"]
+    assert 0 <= report["transitions_sent"] - 6 * STEPS <= again * STEPS
+    return again
 
 
 def test_the_whole_loop(adapt) -> None:
@@ -122,7 +128,7 @@ def test_the_whole_loop(adapt) -> None:
     assert report["task"] == TASK
     assert (report["conditioning_episodes"], report["finetune_episodes"]) == (2, 2)
     assert [len(report[name]) for name in SCORES] == [2, 1, 2, 1]
-    assert report["transitions_sent"] == report["transitions_stored"] == recorded_steps(report) == 6 * STEPS
+    again = assert_all_there(report)
     assert report["control"]["ticks"] >= 6 * STEPS
     assert report["control"]["missed"] == 0
     assert 0.0 < report["control"]["latency_ms_p50"] <= report["control"]["latency_ms_p99"]
@@ -133,7 +139,7 @@ def test_the_whole_loop(adapt) -> None:
 
     assert matplotlib.image.imread(run.out / "learning_curve.png").shape[1] > 500
     assert (run.out / "best_episode.mp4").stat().st_size > 10_000 or "no video" in run.text
-    assert len(list((run.out / "plant").glob("episode_*.npz"))) == 6
+    assert len(list((run.out / "plant").glob("episode_*.npz"))) == 6 + again
     for words in ("fine-tuning", "none lost", "report.json", f"final 1/1: 0 of 3 subtasks, {STEPS} steps"):
         assert words in run.text, run.text
 
@@ -148,7 +154,7 @@ def test_nothing_is_lost_when_the_learner_is_killed_half_way(adapt) -> None:
     assert run.finish() == 0, run.text
     assert segments and not any(Path(segment).exists() for segment in segments), "shared memory is left behind"
     report = run.report()
-    assert report["transitions_sent"] == report["transitions_stored"] == recorded_steps(report) == 6 * STEPS
+    assert_all_there(report)
     assert len(report["subtasks_finetune"]) == 2
     assert "started again" in (run.out / "logs" / "learner.log").read_text()
 
@@ -161,7 +167,7 @@ def test_ctrl_c_stops_the_arm_and_all_processes_and_the_run_can_be_continued(ada
     assert run.nodes() == {}
     assert "the guard's last command was zero velocity" in run.text
     interrupted = run.report()
-    assert interrupted["interrupted"] and interrupted["warnings"] == []
+    assert interrupted["interrupted"] and all("is repeated" in warning for warning in interrupted["warnings"])
     done = len(interrupted["episodes"])
     assert 2 <= done < 6
 
@@ -170,7 +176,7 @@ def test_ctrl_c_stops_the_arm_and_all_processes_and_the_run_can_be_continued(ada
     report = run.report()
     assert not report["interrupted"]
     assert report["episodes"][:done] == interrupted["episodes"] and len(report["episodes"]) == 6
-    assert report["control"]["ticks"] >= recorded_steps(report), "of both starts"
+    assert report["control"]["ticks"] >= sum(episode["steps"] for episode in report["episodes"]), "of both starts"
     assert report["transitions_sent"] == report["transitions_stored"] >= 6 * STEPS
 
 
@@ -219,7 +225,10 @@ def test_an_estop_holds_the_run_until_the_reset_and_nothing_of_the_stop_is_learn
             time.sleep(0.005)
         operator.call("guard/estop")
         run.wait_for("the guard holds the arm until guard/reset is called (e-stop: e-stop pressed)")
-        before = len(read_records(journal))
+        before = 0
+        while before != (before := len(read_records(journal))):  # what was on its way when the guard spoke
+            assert time.monotonic() < deadline, run.text
+            time.sleep(1.0)
         time.sleep(3.0)
         assert len(read_records(journal)) == before, "nothing goes on"
         operator.call("guard/reset")
@@ -227,8 +236,9 @@ def test_an_estop_holds_the_run_until_the_reset_and_nothing_of_the_stop_is_learn
 
     report = run.report()
     assert [len(report[name]) for name in SCORES] == [2, 1, 2, 1]
-    (warning,) = report["warnings"]
-    assert "is repeated: the guard stopped the arm" in warning and "e-stop pressed" in warning
+    assert all("is repeated" in warning for warning in report["warnings"])
+    (stopped,) = [warning for warning in report["warnings"] if "e-stop pressed" in warning]
+    assert "is repeated: the guard stopped the arm" in stopped
     transitions = [unpack(data) for data in read_records(journal)]
     assert report["transitions_sent"] == report["transitions_stored"] == len(transitions)
     assert not any(one.guard_flags for one in transitions)

@@ -223,6 +223,11 @@ class RealTime:
     def wait_for_motion(self) -> None:
         self.commands.wait(lambda command: np.abs(command.data).max() > 0.01, start=len(self.commands))
 
+    def at_rest(self) -> int:
+        """Wait until nothing but zeros is on its way; the number of the last command heard."""
+        wait_for(lambda: len(self.commands) >= 5 and not np.any([command.data for command in self.commands[-5:]]))
+        return len(self.commands) - 1
+
     def assert_still(self, start: int, seconds: float = 0.5) -> None:
         """From command number `start` on there are zeros and nothing else."""
         time.sleep(seconds)
@@ -280,15 +285,15 @@ def test_a_stopped_policy_process_counts_as_dead_until_it_goes_on(real_time):
     process = real_time.rig.processes["policy"]
     process.send_signal(signal.SIGSTOP)
     real_time.guard_states.wait(lambda state: state.flags & Flags.STALE_ACTION, start=start)
-    real_time.assert_still(len(real_time.commands) - 1)
+    real_time.assert_still(real_time.at_rest())
     process.send_signal(signal.SIGCONT)
     real_time.wait_for_motion()
 
 
 def test_estop_latches_until_reset_and_a_new_episode(real_time):
     assert real_time.rig.call(topics.GUARD_ESTOP).success
-    stopped = len(real_time.commands)
-    wait_for(lambda: len(real_time.commands) > stopped + 3)  # the policy goes on, and only zeros come out
+    stopped, acted = real_time.at_rest(), len(real_time.actions)
+    wait_for(lambda: len(real_time.actions) > acted + 3)  # the policy goes on, and only zeros come out
     real_time.assert_still(stopped)
     assert real_time.guard_states[-1].mode == Mode.ESTOP
     wait_for(lambda: real_time.rig.call(topics.GUARD_RESET).success)

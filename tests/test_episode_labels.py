@@ -209,6 +209,7 @@ def test_a_bridge_killed_while_it_waits_for_a_label_has_lost_no_step(tmp_path: P
     stored = again.stream.transitions()
     assert [one.step for one in stored] == list(range(STEPS)) and stored[-1].next_observation[0] == STEPS
     assert not is_learned_from(stored) and not again.machine.schedule.results
+    assert again.machine.seq == again.stream.last_seq == 1, "the learner counts the step of the last start too"
     again.stream.journal.close()
     assert BridgeSession(settings, bundle, tmp_path, wire).stream.recorded == STEPS, "nor is it stored twice"
 

@@ -253,7 +253,8 @@ def test_a_latched_guard_costs_the_episode_and_holds_the_run_until_its_reset(mod
     assert isinstance(world.log[-1], EndEpisode)
     world.run(limit=300.0)  # longer than any patience
     assert world.machine.state is State.HELD
-    assert world.machine.status == f"waiting for guard/reset: {mode.name}, somebody said so"
+    release = "guard/resume" if mode is Mode.PAUSED else "guard/reset"
+    assert world.machine.status == f"waiting for {release}: {mode.name}, somebody said so"
     assert len(world.of(ResetScene)) == 1 and not world.of(EpisodeDone)
 
     world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "reset"), world.now))
@@ -331,6 +332,7 @@ def test_a_service_that_never_comes_ends_the_run_with_a_reason(kind: type) -> No
             world.do(world.machine.on_silence(world.of(kind)[-1], "the service is not there", world.now))
     (finish,) = world.of(Finish)
     assert "the service is not there" in finish.reason and finish.failed
+    assert isinstance(world.log[-2], EndEpisode) == (kind is BeginEpisode), "it may have begun without a word"
     assert world.now == pytest.approx(waiting.PATIENCE, abs=2.0)
 
 
@@ -442,6 +444,17 @@ def test_a_stop_ends_even_if_the_policy_is_gone() -> None:
     assert world.of(Finish) == [Finish("interrupted")]
 
 
+def test_a_stop_ends_what_a_begin_without_answer_may_have_begun() -> None:
+    world = begun()
+    world.run(until=BeginEpisode)
+    world.now += waiting.ANSWER_WAIT + 0.1
+    world.do(world.machine.on_time(world.now))
+    world.do(world.machine.request_stop("interrupted", world.now))
+    assert isinstance(world.log[-1], EndEpisode) and not world.of(Finish)
+    world.do(world.machine.on_answer(world.log[-1], True, "", world.now))
+    assert world.of(Finish) == [Finish("interrupted")]
+
+
 @pytest.mark.parametrize("kind", [ResetScene, Encode, StageModel])
 def test_a_stop_between_episodes_ends_at_once(kind: type) -> None:
     world = begun()
@@ -474,6 +487,15 @@ def test_a_restarted_bridge_goes_on_where_the_journal_ends() -> None:
     assert again.of(EpisodeDone)[0].episode > 4
     assert len(machine.schedule.results) == 6
     assert all(np.array_equal(command.e, E_STAR) for command in again.of(BeginEpisode))
+
+
+def test_a_restarted_bridge_ends_an_episode_that_still_runs_before_it_touches_the_scene() -> None:
+    world = World(EpisodeMachine(plan(), "base", E_DIM, last_number=4))
+    world.do(world.machine.start(0.0))
+    assert world.log == [EndEpisode(4)], "its policy has not noticed that the bridge was killed"
+    world.run(until=BeginEpisode)
+    assert [type(command) for command in world.log] == [EndEpisode, ResetScene, BeginEpisode]
+    assert world.log[-1].episode == 5 and not world.machine.warnings
 
 
 def test_a_folder_of_another_run_is_not_continued(tmp_path: Path) -> None:

@@ -163,6 +163,26 @@ def test_braking_distance_is_kept():
     assert flags == Flags.POSITION_LIMIT
 
 
+@pytest.mark.parametrize("times", [{}, {"action_timeout": 0.1, "state_timeout": 0.4}, {"action_timeout": 0.4}])
+def test_an_arm_whose_joint_states_end_on_the_way_stops_before_its_limit(times):
+    """Actions go on, from a place that is not true any more; when the watchdog sees it the arm brakes at 5 rad/s^2."""
+    for seen_until in np.linspace(-0.5, 0.8, 66):
+        rig, place, velocity = Rig(acceleration=5.0, **times), -0.9, 0.0
+        for look in range(200):
+            rig.wait(0.02)
+            place += 0.02 * velocity
+            if place <= seen_until:
+                rig.at(place, 0.0, 0.0)
+            stopped = rig.guard.watch()
+            if stopped is None and look % 5 == 0:
+                command = rig.act([2.0, 0.0, 0.0])
+                stopped = command if command.mode is not Mode.RUNNING else None
+                velocity = command.velocity[0] if stopped is None else velocity
+            if stopped is not None:
+                break
+        assert stopped is not None and place + velocity**2 / 10.0 <= 0.9 + 1e-6, seen_until
+
+
 finite = st.floats(-1e9, 1e9)
 
 
@@ -293,6 +313,22 @@ def test_reset_alone_moves_nothing_until_an_episode_starts(rig):
     assert rig.act([1.0, 0.0, 0.0], episode=8, step=0).mode is Mode.RUNNING
 
 
+@pytest.mark.parametrize("latch", [lambda guard: guard.estop(), lambda guard: guard.watch(["/teleop"])])
+@pytest.mark.parametrize("before", [[], [7]])
+def test_an_episode_that_begins_behind_a_latch_does_not_move_by_a_reset(rig, latch, before):
+    """Pressed at rest: what begins before the reset must not come to life by it."""
+    for episode in before:
+        rig.act([1.0, 0.0, 0.0], episode=episode, step=0)
+        rig.act([0.0, 0.0, 0.0], episode=episode, step=1, active=False)
+    latch(rig.guard)
+    for step in range(3):
+        assert not rig.act([1.0, 0.0, 0.0], episode=8, step=step).velocity.any()
+    rig.guard.watch([])
+    assert rig.guard.reset().success
+    assert_zero(rig.act([1.0, 0.0, 0.0], episode=8, step=3), Mode.STOPPED, Flags.EPISODE_END)
+    assert rig.act([1.0, 0.0, 0.0], episode=9, step=0).mode is Mode.RUNNING
+
+
 def test_an_episode_begun_again_under_its_old_number_moves(rig):
     rig.act([1.0, 0.0, 0.0], episode=7, step=5)
     rig.guard.estop()
@@ -331,6 +367,37 @@ def test_a_stale_joint_state_stops_by_action_and_by_watchdog(rig):
     assert_zero(rig.wait(0.1).guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
     assert_zero(rig.act([1.0, 0.0, 0.0]), Mode.STOPPED, Flags.STALE_STATE)
     assert rig.at(0.0, 0.0, 0.0).act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+
+
+def test_a_joint_state_that_is_said_again_and_again_is_as_old_as_it_was(rig):
+    """What a driver that hangs does: it speaks, and nothing it says is new."""
+    rig.guard.on_state(np.zeros(3), 5)
+    rig.act([1.0, 0.0, 0.0])
+    for _ in range(3):
+        rig.wait(0.04).guard.on_state(np.zeros(3), 5)
+        assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+    rig.wait(0.05).guard.on_state(np.zeros(3), 5)
+    assert_zero(rig.guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+    rig.guard.on_state(np.zeros(3), 6)
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+
+
+def test_a_joint_state_that_was_overtaken_is_dropped_and_one_of_a_clock_set_back_is_not(rig):
+    second = 1_000_000_000
+    rig.guard.on_state(np.array([0.85, 0.0, 0.0]), 5000 * second)
+    rig.guard.on_state(np.array([0.0, 0.0, 0.0]), 5000 * second - 10_000_000)
+    assert rig.act([1.0, 0.0, 0.0]).velocity[0] == pytest.approx(0.5)
+    rig.guard.on_state(np.array([0.0, 0.0, 0.0]), 1400 * second)
+    assert rig.act([1.0, 0.0, 0.0]).velocity[0] == 1.0
+    rig.guard.on_state(np.array([0.85, 0.0, 0.0]), 5000 * second)
+    assert rig.act([1.0, 0.0, 0.0]).velocity[0] == pytest.approx(0.5)
+
+
+def test_in_lockstep_time_may_stand_still():
+    rig = Rig(lockstep=True, state_timeout=10.0, action_timeout=10.0)
+    rig.guard.on_state(np.zeros(3), 5)
+    rig.wait(60.0).guard.on_state(np.zeros(3), 5)
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
 
 
 def test_a_policy_that_falls_silent_while_the_state_is_stale_is_noticed_too(rig):

@@ -66,6 +66,16 @@ def test_repeated_zeros_do_not_let_the_arm_sag():
     assert np.abs(arm.plant.qpos[:7] - resting).max() < 0.01
 
 
+def test_an_arm_told_to_rest_all_night_fills_no_memory():
+    plant, zeros = KitchenPlant(), np.zeros(9)
+    plant.command(np.full(9, 0.1), 0.0, 1)
+    for slice_ in range(200):  # 2 s, the guard's zeros ten times a second
+        if slice_ >= 20 and slice_ % 10 == 0:
+            plant.command(zeros, 0.01 * slice_, slice_)
+        plant.advance(0.01 * slice_, slice_)
+    assert 30 < len(plant.record._qpos) <= 41, "until it rests, and for as long as a command lasts"
+
+
 def test_the_record_is_whole_and_never_overwritten(tmp_path):
     plant = KitchenPlant()
     assert plant.record.save(tmp_path, 7) is None, "nothing was commanded"

@@ -69,6 +69,7 @@ def test_limits_come_out_in_joint_order_with_the_margin_taken_off():
         (changed("joints", 0, "position", [0.0]), r"wanted \[lowest, highest\]"),
         (changed("joints", 0, "velocity", -1.0), "wanted more than 0"),
         (changed("joints", 0, "velocity", math.inf), "wanted a finite number"),
+        (changed("joints", 0, "velocity", 10**400), "wanted a finite number"),
         (changed("joints", 0, "unit", "deg"), "'deg', wanted one of rad, m"),
         (changed("joints", 1, "name", "a"), "'a' is named twice"),
         (changed("objects", ["a"]), "'a' is named twice"),

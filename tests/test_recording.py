@@ -149,6 +149,16 @@ def test_a_recorder_that_was_killed_leaves_all_but_its_last_chunk(written: Any, 
     assert "has no proper end" in caplog.text
 
 
+def test_a_topic_may_be_recorded_for_months(tmp_path: Path) -> None:
+    """Messages are numbered with 32 bits: at 1 kHz these are used up after 49 days."""
+    with Recording(tmp_path / "long.mcap") as recording:
+        recording.add_topic("/joint_states", describe_type(Float64MultiArray))
+        recording.counts["/joint_states"] = 2**32 - 2
+        for stamp in (1, 2, 3):
+            recording.write("/joint_states", stamp, serialize_message(Float64MultiArray(data=[1.0])))
+    assert [one.stamp for one in read_recording(tmp_path / "long.mcap")] == [1, 2, 3]
+
+
 def test_what_is_no_recording_is_refused(tmp_path: Path, written: Any) -> None:
     text = tmp_path / "b.mcap"
     text.write_text("no recording at all, but long enough to be one")

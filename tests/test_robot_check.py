@@ -60,6 +60,16 @@ def test_joints_in_another_order_and_more_of_them_fit():
     assert not wrong(robot(messages={JOINTS: messages(names, (0.04, *reversed(PROFILE.home)))}))
 
 
+def test_a_gripper_on_the_same_topic_is_told_of_and_ends_no_check():
+    arm, hand = messages(PROFILE.joint_names, PROFILE.home), messages(("finger_1", "finger_2"), (0.04, 0.04))
+    heard = [message for pair in zip(hand, arm, strict=True) for message in pair]
+    two = {JOINTS: Endpoint(STATE, ("/arm_broadcaster", "/hand_broadcaster"))}
+    told = wrong(robot(topics=two, messages={JOINTS: heard}))
+    assert "has 2 publishers" in told and "lacks" not in told
+    cut = messages(PROFILE.joint_names[:6], PROFILE.home[:6])
+    assert "lacks joint fr3_joint7" in wrong(robot(topics=two, messages={JOINTS: [*cut, *heard]}))
+
+
 @pytest.mark.parametrize(
     ("topic", "endpoint", "words"),
     [

@@ -212,6 +212,25 @@ def test_the_shipped_fr3_brakes_below_the_arms_curve():
         assert (speeds < np.minimum(allowed, rating.velocity)).all(), joint.name
 
 
+OLDER_FR3 = (  # as in libfranka's rate_limiting.h: ends [rad], twice the deceleration [rad/s^2], offset [rad/s]
+    ((-2.7501, 2.7501), 12.0, 0.30),
+    ((-1.7918, 1.7918), 5.17, 0.20),
+    ((-2.9065, 2.9065), 7.0, 0.20),
+    ((-3.0481, -0.1458), 8.0, 0.30),
+    ((-2.8101, 2.8101), 34.0, 0.35),
+    ((0.54092, 4.5205), 11.0, 0.35),
+    ((-3.0196, 3.0196), 34.0, 0.35),
+)
+
+
+def test_the_shipped_fr3_brakes_below_the_curve_of_older_arms_too():
+    """Their ends are nearer than the data sheet's, which is of the newer robot model: at low speed that is stricter."""
+    profile = load_profile(find_profile("franka_fr3"))
+    for joint, (ends, deceleration, offset) in zip(profile.joints, OLDER_FR3, strict=True):
+        gap = profile.position_margin + min(joint.position[0] - ends[0], ends[1] - joint.position[1])
+        assert Braking(deceleration / 2.0, offset).allows(joint.velocity, joint.acceleration, gap), joint.name
+
+
 def test_a_model_may_call_things_otherwise():
     changed = document("franka_fr3") | {
         "objects": ["cup_x"],

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from simpl.core.guard_watch import GuardWatch
-from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop
+from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop, PolicyTick
+from simpl.core.profile import load_profile
+from simpl.core.profile_files import find_profile
 from simpl.core.robot_state import RobotState
+from simpl.nodes.policy import PolicyNode
 from simpl_core.errors import SimplError
 
 PATIENCE = 30.0
@@ -36,6 +40,19 @@ def test_a_guard_is_given_up_once_and_lost_until_it_is_heard():
     assert not watch.gives_up(11.2), "said once"
     watch.heard()
     assert not watch.lost
+
+
+def test_an_answer_that_overtakes_the_end_of_publishing_leaves_nothing_unanswered():
+    """The guard answers a tick within a fraction of a millisecond, on another thread of the policy."""
+    watch = GuardWatch(patience=0.1)
+    node = SimpleNamespace(
+        _actions=SimpleNamespace(publish=lambda _: watch.heard()),
+        _takeover=SimpleNamespace(watch=watch),
+        _profile=load_profile(find_profile("mujoco_kitchen")),
+    )
+    tick = PolicyTick(1, 1, 1, 0, *[np.zeros(3, np.float32)] * 3, True, *[np.zeros(9)] * 2, "model", 0.1, False)
+    PolicyNode._on_tick(node, tick)
+    assert watch.silence(time.monotonic() + 60.0) == 0.0
 
 
 class Decision(NamedTuple):
@@ -81,6 +98,9 @@ def test_a_tick_that_hangs_is_told_of_and_takes_nobody_with_it():
         assert sent == []
     finally:
         runner.let_go.set()
+    until = time.monotonic() + PATIENCE
+    while loop.busy() > 0.2 and time.monotonic() < until:  # a starved thread lets go when it runs again
+        time.sleep(0.01)
     ended = loop.end_episode("somebody said so")
     assert ended.result(PATIENCE)
     assert not sent[-1].active

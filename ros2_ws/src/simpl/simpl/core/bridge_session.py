@@ -109,6 +109,7 @@ class BridgeSession:
         self._highest_episode = 0
         done = self._read_back(parse_kitchen_task(plan.task).subtasks) if continued else []
         self._machine = EpisodeMachine(plan, bundle.model_version, bundle.manifest.e_dim, done, self._highest_episode)
+        self._machine.seq = self._stream.last_seq  # a held step may have been stored already
         self._machine.warnings = tally.warnings
         self._machine.reward_model = reward_model
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bridge-worker")
@@ -370,7 +371,10 @@ class BridgeSession:
             reason=finish.reason,
         )
         report = build_report(self._machine.plan, self._machine.schedule.results, counts, self._tally, facts)
-        write_report(self._folder / "report.json", report)
+        try:
+            write_report(self._folder / "report.json", report)
+        except OSError as error:  # the arm stands by now; what the report would say is in the journal
+            log.error("report.json cannot be written: %s", error)
 
 
 def _is_finished(report: Path) -> bool:

@@ -14,6 +14,8 @@ from simpl_core.errors import ConfigError
 MISSING: Any = object()
 """In place of a value whose key is missing: that has been said already."""
 
+_HUGE = 1e300  # an integer of YAML may be larger than any float
+
 
 class _OneValuePerKey(yaml.SafeLoader):
     """YAML takes the last of two values for one key without a word; of two limits that may be the wrong one."""
@@ -120,7 +122,7 @@ class DocumentReader:
         """A finite number, more than `above` and at least `least`."""
         if value is MISSING:
             return math.nan
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _HUGE:
             hint = "; YAML reads 1e3 as text, write 1.0e+3" if isinstance(value, str) and "e" in value else ""
             self.note("", f"{where} is {value!r}, wanted a finite number{hint}")
         elif value <= above:

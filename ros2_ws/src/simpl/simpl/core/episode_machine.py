@@ -33,7 +33,7 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
-from simpl.core.guard import HELD
+from simpl.core.guard import HELD, Mode
 from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan, Schedule
@@ -78,7 +78,8 @@ class EpisodeMachine:
         self._retry_at: float | None = None
         self._last_tick = self._episode_start = self._label_by = 0.0
         self._aborts = self._mismatches = 0
-        self._may_be_running = False  # the policy, after a BeginEpisode that failed or was not answered
+        # The policy: after a BeginEpisode that failed or was not answered, and in an episode of an earlier start.
+        self._may_be_running = last_number > 0
         self._away = ""  # why the arm is not home
         self._latched = ""  # why the guard holds the arm until somebody resets it
         self._stop: Finish | None = None
@@ -94,7 +95,8 @@ class EpisodeMachine:
     def status(self) -> str:
         """One line for people: what is waited for."""
         if self.state is State.HELD:
-            return f"{self.state.value}: {self._latched}"
+            release = "guard/resume" if self._latched.startswith(Mode.PAUSED.name) else "guard/reset"
+            return f"waiting for {release}: {self._latched}"
         if self.state is State.READY and self._away:
             return f"the arm is not home ({self._away}): see to it, then call episode/ready to try again"
         if self.state is State.MODEL and self.warnings:
@@ -244,7 +246,7 @@ class EpisodeMachine:
             return []
         if self.state is State.LABEL and self._recorder is not None:
             return self._advance(self._recorder, now)
-        if self.state in (State.RUNNING, State.BEGINNING, State.HOMING):
+        if self._may_be_running or self.state in (State.RUNNING, State.BEGINNING, State.HOMING):
             return self._end(now)
         return self._finish()
 
@@ -376,13 +378,13 @@ class EpisodeMachine:
         if self._failing_since is None:
             self._failing_since = now
             log.warning("%s failed, trying again: %s", what, message)
-        if now - self._failing_since > PATIENCE:
-            self._stop = Finish(f"{what} failed for {PATIENCE:g} s: {message}", failed=True)
-            return self._finish()
-        self._retry_at = now + RETRY
         if isinstance(request, BeginEpisode | Home):
             self._recorder = None
             self._may_be_running = True
+        if now - self._failing_since > PATIENCE:
+            self._stop = Finish(f"{what} failed for {PATIENCE:g} s: {message}", failed=True)
+            return self._end(now) if self._may_be_running else self._finish()
+        self._retry_at = now + RETRY
         self.state = State.IDLE
         return []
 

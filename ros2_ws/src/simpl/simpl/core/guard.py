@@ -22,6 +22,8 @@ from simpl.core.profile import RobotProfile
 
 __all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
 
+_CLOCK_STEP = 1_000_000_000  # a joint state that is older than another by so much comes from a clock set back [ns]
+
 
 class Guard:
     """Turns actions into commands that are safe to send.
@@ -55,18 +57,32 @@ class Guard:
         self._why = (Flags.NONE, "no action yet")
         self._position: FloatArray | None = None
         self._velocity = self._acceleration = self._zeros
+        self._moved = self._zeros  # what the arm was told to move since its last state
+        self._moved_at = -math.inf
         self._state_at = self._action_at = self._command_at = -math.inf
         self._bad_action_at = -math.inf
+        self._stamp = 0
         self._bad_state = self._strangers = self._controller = ""
         self._paused = False
         self._episode: int | None = None
         self._barred: int | None = None
 
-    def on_state(self, position: FloatArray) -> None:
-        """Take a checked joint state: positions (A,) in the profile's order [rad, m]."""
-        self._position = position
-        self._state_at = self._now()
+    def on_state(self, position: FloatArray, stamp: int = 0) -> None:
+        """Take a checked joint state.
+
+        Args:
+            position: (A,) in the profile's order [rad, m].
+            stamp: of its measurement [ns]; 0 says nothing. A stamp that is said again makes nothing younger, and
+                what comes after a newer one is dropped. In lockstep time may stand still.
+        """
         self._bad_state = ""
+        behind = self._stamp - stamp
+        if stamp and 0 <= behind < _CLOCK_STEP and not self._settings.lockstep:
+            return
+        self._stamp = stamp
+        self._position = position
+        self._state_at = self._moved_at = self._now()
+        self._moved = self._zeros
 
     def on_invalid_state(self, reason: str) -> Command | None:
         """Take note of a joint state that `NameOrder` refused: a fault. Gives zeros unless a stop is latched."""
@@ -87,6 +103,8 @@ class Guard:
                 return self._fault(flags, f"action {wanted.tick}: {problem}", wanted)
         if self.mode is Mode.ESTOP or self.mode is Mode.FAULT:
             latched, reason = self._why
+            if wanted.active:  # begun behind the latch: a reset alone must not let it go on either
+                self._bar()
             return self._stop(self.mode, latched | flags, reason, wanted)
         if self._paused:
             return self._ease(Mode.PAUSED, *self._why, wanted)
@@ -248,6 +266,8 @@ class Guard:
 
     def _move(self, velocity: FloatArray, position: FloatArray, wanted: Wanted) -> Command:
         elapsed = self._elapsed()
+        if not self._settings.lockstep:  # an arm that is not seen goes on all the same
+            position = position + self._moved + self._velocity * (self._now() - self._moved_at)
         allowed, flags = self._limits.apply(velocity, self._velocity, position, self._acceleration, elapsed)
         beyond, reason = self._limits.overrun(allowed, position)
         if beyond:
@@ -289,8 +309,11 @@ class Guard:
     ) -> Command:
         moving = velocity.any() or self._velocity.any()
         self._acceleration = (velocity - self._velocity) / self._limits.pace(elapsed) if moving else self._zeros
-        self._velocity = velocity
         self._command_at = self._now()
+        if self._position is not None:
+            self._moved = self._moved + self._velocity * (self._command_at - self._moved_at)
+            self._moved_at = self._command_at
+        self._velocity = velocity
         self.commands += 1
         answers = wanted is not None and wanted.active
         if answers and flags:

@@ -43,7 +43,7 @@ class KitchenPlant:
         self._physics.reset()
         self._rng = np.random.default_rng(seed)
         self._command: FloatArray | None = None
-        self._command_at = self._aimed_at = 0.0
+        self._command_at = self._aimed_at = self._moved_at = 0.0
         self.record.clear()
         self._read(stamp)
         self.record.state(stamp, self.qpos)
@@ -67,6 +67,7 @@ class KitchenPlant:
         self._command, self._command_at = velocity, now
         self.record.command(stamp, velocity)
         if velocity.any() or not resting:
+            self._moved_at = now
             self._aim(now)
 
     def advance(self, now: float, stamp: int) -> None:
@@ -76,7 +77,7 @@ class KitchenPlant:
             self._aim(now)  # a velocity controller goes on with its last command
         self._physics.step(SUBSTEPS // SLICES)
         self._read(stamp)
-        if moving:
+        if moving and now - self._moved_at < self._command_timeout:  # zeros all night are not worth gigabytes
             self.record.state(stamp, self.qpos)
 
     def _aim(self, now: float) -> None:

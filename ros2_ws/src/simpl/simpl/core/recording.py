@@ -92,7 +92,7 @@ class Recording:
         self.counts[topic] += 1
         now = time.monotonic()
         with self._complaining():
-            number = self.counts[topic]
+            number = self.counts[topic] & 0xFFFFFFFF  # the field has 32 bits: 49 days at 1 kHz
             self._writer.add_message(self._channels[topic], stamp, data, publish_time=stamp, sequence=number)
             if now - self._flushed_at > FLUSH:
                 self._flushed_at = now

@@ -119,7 +119,9 @@ def _states(topic: str, what: str, names: Sequence[str], seen: Seen) -> Iterator
 
 
 def _whole(topic: str, what: str, names: Sequence[str], messages: Sequence[StateMessage]) -> Iterator[Finding]:
-    found = messages[-1].names
+    # Others may share the topic (a gripper of its own): what is about them alone concerns nobody here.
+    messages = [message for message in messages if not set(names).isdisjoint(message.names)] or messages
+    found = min((message.names for message in messages), key=lambda known: len({*names}.intersection(known)))
     missing = [name for name in names if name not in found]
     if missing:
         yield Finding(

@@ -75,7 +75,7 @@ class Snapshot(NamedTuple):
         observation: joints then objects (S,) float32, the policy's input.
         stamp: of the joint state [ns].
         received: when its later half arrived, on the steady clock [s].
-        oldest: when its older half arrived [s]; what staleness is judged by.
+        oldest: when its older half arrived first [s]; what staleness is judged by.
     """
 
     observation: NDArray[np.float32]
@@ -88,6 +88,7 @@ class _Half(NamedTuple):
     stamp: int
     numbers: FloatArray
     received: float
+    since: float  # when this stamp was first heard
 
 
 class RobotState:
@@ -113,7 +114,7 @@ class RobotState:
         """Take a joint state.
 
         Args:
-            stamp: of the message [ns].
+            stamp: of the message [ns]; 0 says nothing. What is said again with the same stamp becomes no younger.
             names: joint names of the message, in its order.
             values: positions, one per name.
             now: arrival, steady clock [s].
@@ -123,6 +124,8 @@ class RobotState:
         """
         half = self._checked(self._joint_order, stamp, names, values, now)
         if half is not None:
+            if stamp and self._joints is not None and stamp == self._joints.stamp:  # a driver that hangs and speaks
+                half = half._replace(since=self._joints.since)
             self._joints = half
             if self._alone:
                 self._objects = half._replace(numbers=half.numbers[:0])
@@ -167,10 +170,10 @@ class RobotState:
         except StateError:
             self.rejected += 1
             raise
-        return None if numbers is None else _Half(stamp, numbers, now)
+        return None if numbers is None else _Half(stamp, numbers, now, now)
 
 
 def _join(joints: _Half, objects: _Half) -> Snapshot:
     observation = np.concatenate((joints.numbers, objects.numbers), dtype=np.float32, casting="same_kind")
-    received, oldest = max(joints.received, objects.received), min(joints.received, objects.received)
+    received, oldest = max(joints.received, objects.received), min(joints.since, objects.since)
     return Snapshot(observation, joints.stamp, received, oldest)

@@ -139,7 +139,10 @@ class TransitionStream:
             return
         self._saved = self._acknowledged
         content: dict[str, str | int] = {"robot_uuid": self.robot_uuid, "records": self._acknowledged}
-        _write(self._folder / "acknowledged.json", content, durable=False)
+        try:
+            _write(self._folder / "acknowledged.json", content, durable=False)
+        except OSError as error:  # the journal decides whether the run can go on
+            log.warning("what was acknowledged is not kept for another start: %s", error)
 
     def close(self) -> None:
         """Flush the journal and remember the acknowledgements."""

@@ -154,20 +154,16 @@ def running_nodes(domain_id: int, seconds: float = 1.5) -> list[str]:
 
     Args:
         domain_id: where to look.
-        seconds: how long to listen when nothing is heard; nodes announce themselves within about a second.
+        seconds: how long to listen; nodes announce themselves within about a second, not all at once.
     """
     context = Context()
     rclpy.init(context=context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = Node(f"adapt_probe_{os.getpid()}", context=context, enable_rosout=False, start_parameter_services=False)
         try:
-            deadline = time.monotonic() + seconds
-            while True:
-                others = [f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()]
-                others = [name for name in others if name != f"/{node.get_name()}"]
-                if others or time.monotonic() > deadline:
-                    return sorted(others)
-                time.sleep(0.1)
+            time.sleep(seconds)
+            others = [f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()]
+            return sorted(name for name in others if name != f"/{node.get_name()}")
         finally:
             node.destroy_node()
     finally:

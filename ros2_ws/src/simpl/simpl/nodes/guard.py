@@ -85,8 +85,8 @@ class GuardNode(Node):
             return
         if position is None:
             return
-        self._guard.on_state(position)
         self._stamp = from_time(message.header.stamp)
+        self._guard.on_state(position, self._stamp)
         if self._early is not None:
             early, self._early = self._early, None
             self._on_action(early)

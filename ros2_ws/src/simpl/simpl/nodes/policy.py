@@ -162,9 +162,9 @@ class PolicyNode(LifecycleNode):
 
     def _on_tick(self, tick: PolicyTick) -> None:
         """On the loop's thread."""
-        self._actions.publish(to_policy_action(tick, self._profile.joint_names))
-        if self._takeover is not None:
+        if self._takeover is not None:  # before it goes out: the answer may be here before `publish` is back
             self._takeover.watch.sent(time.monotonic())
+        self._actions.publish(to_policy_action(tick, self._profile.joint_names))
 
     def _on_loop_failure(self, error: Exception) -> None:
         """On the loop's thread, after it has told the arm to stop."""

@@ -101,8 +101,9 @@ def _run(make: Callable[[Ending], Any], ending: Ending) -> int:
         # What is there now stays: the garbage collector need not look at it again in the middle of a tick.
         gc.collect()
         gc.freeze()
-        # `spin` of the events executor hangs in some releases; waiting for a future does not.
-        executor.spin_until_future_complete(ending.requested, timeout_sec=1e6)
+        # `spin` of the events executor hangs in some releases; waiting for a future does not, and may take months.
+        while rclpy.ok() and not ending.requested.done():
+            executor.spin_until_future_complete(ending.requested, timeout_sec=1e6)
     except ExternalShutdownException:
         pass
     except Exception:  # noqa: BLE001  one exception in a callback ends the spin: the arm must still be stopped

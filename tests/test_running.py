@@ -1,0 +1,52 @@
+"""What runs every control node: for as long as it takes, and no longer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from simpl.front import monitor
+from simpl.nodes import running
+
+
+def test_a_node_goes_on_after_a_spin_that_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor's longest wait is eleven days; a guard must not end after it, and with status 0."""
+    spins: list[float] = []
+
+    def spin(future: Any, timeout_sec: float) -> None:
+        spins.append(timeout_sec)
+        if len(spins) == 3:
+            ending.request(running.FAILED)
+
+    executor = SimpleNamespace(add_node=lambda _: None, wake=lambda: None, spin_until_future_complete=spin)
+    monkeypatch.setattr(running, "new_executor", lambda: executor)
+    monkeypatch.setattr(running.rclpy, "ok", lambda: True)
+    ended: list[str] = []
+    node = SimpleNamespace(close=lambda: ended.append("close"), destroy_node=lambda: ended.append("destroy"))
+    ending = running.Ending()
+    assert running._run(lambda _: node, ending) == running.FAILED
+    assert len(spins) == 3 and ended == ["close", "destroy"]
+
+
+def test_nodes_that_announce_themselves_late_are_seen_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon of somebody's is heard first: our names may be taken all the same."""
+    heard = [("daemon", "/")]
+
+    class Node:
+        def __init__(self, name: str, **_: Any) -> None:
+            self.name = name
+
+        def get_name(self) -> str:
+            return self.name
+
+        def get_node_names_and_namespaces(self) -> list[tuple[str, str]]:
+            return [(self.name, "/"), *heard]
+
+        def destroy_node(self) -> None:
+            pass
+
+    monkeypatch.setattr(monitor, "Node", Node)
+    monkeypatch.setattr(monitor.time, "sleep", lambda _: heard.append(("guard", "/left")))
+    assert monitor.running_nodes(46) == ["/daemon", "/left/guard"]
