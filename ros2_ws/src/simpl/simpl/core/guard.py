@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simpl.core.guard_types import HELD, Answer, Command, FloatArray, GuardSettings, Mode, TrajectoryPoint, Wanted
 from simpl.core.motion_limits import Flags, MotionLimits, describe
 from simpl.core.profile import RobotProfile
+from simpl.core.trajectory import TrajectoryPath
 
 __all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
 
@@ -43,6 +44,7 @@ class Guard:
         self._now = now
         late = 0.0 if settings.lockstep else max(0.0, settings.action_timeout + settings.look - profile.period)
         self._limits = MotionLimits(profile, late)
+        self._path = TrajectoryPath(self._limits, profile.velocity_limits())
         self._joints = profile.joint_names
         self._zeros = np.zeros(len(profile.joints))
         self._zeros.flags.writeable = False
@@ -202,15 +204,7 @@ class Guard:
         Such a command ends at rest whatever becomes of its sender. Empty while no joint state has come: to tell a
         controller where to stay takes a place.
         """
-        if self._position is None:
-            return []
-        period = self._limits.pace(None)
-        then = self._position + velocity * period
-        if not velocity.any():
-            return [TrajectoryPoint(then, velocity, period)]
-        way, time_to_stop = self._limits.stop(velocity)
-        rest = TrajectoryPoint(then + way, self._zeros, period + max(time_to_stop, period))
-        return [TrajectoryPoint(then, velocity, period), rest]
+        return [] if self._position is None else self._path.points(velocity, self._position, self._now())
 
     # -- judgement -----------------------------------------------------------------------------------------------
 
@@ -248,7 +242,9 @@ class Guard:
 
     def _move(self, velocity: FloatArray, position: FloatArray, wanted: Wanted) -> Command:
         elapsed = self._elapsed()
-        allowed, flags = self._limits.apply(velocity, self._velocity, position, self._acceleration, elapsed)
+        # An arm that follows trajectories is still to get to where they have got.
+        told = self._path.here(position, self._now())
+        allowed, flags = self._limits.apply(velocity, self._velocity, told, self._acceleration, elapsed)
         beyond, reason = self._limits.overrun(allowed, position)
         if beyond:
             return self._stop(Mode.STOPPED, flags | beyond, reason, wanted)
