@@ -234,10 +234,20 @@ def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None)
     return [_placed(spec, settings) for spec in (*plants, guard, policy)]
 
 
-def record_graph(file: Path, topics: Sequence[str] = (), namespace: str = "") -> NodeSpec:
-    """The node that records a graph in `namespace` to `file`: `topics`, or all of the graph's."""
+def record_graph(
+    file: Path, topics: Sequence[str] = (), namespace: str = "", profile: str = SIMULATED
+) -> NodeSpec:
+    """The node that records a graph in `namespace` to `file`: `topics`, or all of the graph's as `profile` calls them."""
     parameters = {"output": str(file), "topics": list(topics) or [""]}
-    return NodeSpec("record", "record", parameters, environment=_ONE_THREAD, namespace=namespace.strip("/"))
+    names = load_profile(find_profile(profile)).remappings
+    return NodeSpec(
+        "record",
+        "record",
+        parameters,
+        remappings=names,
+        environment=_ONE_THREAD,
+        namespace=namespace.strip("/"),
+    )
 
 
 def stop_rank(spec: NodeSpec) -> int:
