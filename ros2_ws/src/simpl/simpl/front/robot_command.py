@@ -34,6 +34,10 @@ class RobotSettings:
     seconds: float = 4.0
     """check: how long to listen."""
 
+    def run(self) -> int:
+        """Do it; the process's exit status."""
+        return run_robot(self)
+
 
 def run_robot(settings: RobotSettings, console: Console | None = None) -> int:
     """Do it: 0, or 1 where something is wrong with the robot.
