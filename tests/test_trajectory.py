@@ -1,4 +1,4 @@
-"""Short trajectories one after the other: what an arm makes of them that follows with a lag, by hand-computed numbers."""
+"""Short trajectories one after the other, and what an arm makes of them that follows with a lag."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Guard:
             self._bar()
             return self._stop(Mode.STOPPED, Flags.NO_CONTROLLER, self._controller, wanted)
         if self._barred is not None:
-            if wanted.episode == self._barred and wanted.step > 0:
+            if wanted.episode == self._barred and not wanted.starts:
                 reason = f"episode {wanted.episode} was stopped; the next one moves again"
                 return self._stop(Mode.STOPPED, Flags.EPISODE_END, reason, wanted)
             self._barred = None
