@@ -14,12 +14,13 @@ from launch.substitutions import LaunchConfiguration
 from launch import Action, LaunchContext, LaunchDescription
 from simpl import runtime_env
 from simpl.front.launching import node_action, say
-from simpl.graph import record_graph
+from simpl.graph import SIMULATED, record_graph
 
 ARGUMENTS = {
     "file": "File to write, which must not exist; empty: runs/recordings/<time>.mcap.",
     "topics": "Topics to record, separated by commas, also others than the graph's; empty: all of the graph's.",
     "namespace": "ROS namespace of the graph.",
+    "profile": "Robot profile of the graph, which may call its topics otherwise; empty: the simulated arm's.",
 }
 
 
@@ -32,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def build(context: LaunchContext) -> list[Action]:
     """The one node."""
-    file, topics, namespace = (LaunchConfiguration(name).perform(context).strip() for name in ARGUMENTS)
+    file, topics, namespace, profile = (LaunchConfiguration(name).perform(context).strip() for name in ARGUMENTS)
     path = Path(file or Path("runs") / "recordings" / time.strftime("%Y-%m-%d_%H-%M-%S.mcap")).expanduser().absolute()
     wanted = [name.strip() for name in topics.split(",") if name.strip()]
-    return [say(f"recording to {path}"), node_action(record_graph(path, wanted, namespace))]
+    return [say(f"recording to {path}"), node_action(record_graph(path, wanted, namespace, profile or SIMULATED))]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from ros_domain import RosDomain
 
 from simpl import runtime_env
 
@@ -22,16 +21,13 @@ PATIENCE = 90.0
 """Longest wait for anything [s]; the machines that run tests are slow and busy."""
 
 
-# Rigs of one process never share a domain, those of two test runs on one machine seldom do.
-_DOMAINS = itertools.cycle(random.sample(range(50, 100), 50))
-
-
 class RosRig:
     """Processes of nodes in a ROS domain of their own, and a node of the test beside them."""
 
     def __init__(self) -> None:
         runtime_env.prepare()
-        self.domain = next(_DOMAINS)
+        self._reserved = RosDomain()
+        self.domain = self._reserved.number
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
         self.node = rclpy.create_node(f"test_{self.domain}", context=self.context)
@@ -101,6 +97,7 @@ class RosRig:
         self._thread.join(PATIENCE)
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+        self._reserved.release()
 
     def _spin(self) -> None:
         while not self._closing:

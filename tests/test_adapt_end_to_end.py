@@ -23,6 +23,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from ros_domain import RosDomain  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from simpl.core.journal import read_records  # noqa: E402
@@ -41,7 +42,8 @@ class Run:
     """A running `simpl adapt`, with what it prints."""
 
     def __init__(self, out: Path, *arguments: str) -> None:
-        self.domain = 50 + os.getpid() % 50
+        self.reserved = RosDomain()
+        self.domain = self.reserved.number
         environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "simpl_core", "adapt", "--out", str(out), *arguments]
         self.out = out
@@ -105,6 +107,7 @@ def adapt(tmp_path: Path, random_bundle: Path) -> Iterator[Callable[..., Run]]:
         while run.nodes():
             assert time.monotonic() < deadline, f"left behind: {run.nodes()}"
             time.sleep(0.1)
+        run.reserved.release()
 
 
 def assert_all_there(report: dict) -> int:

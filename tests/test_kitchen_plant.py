@@ -55,6 +55,31 @@ def test_a_velocity_command_goes_on_until_the_timeout_and_then_the_arm_holds():
     assert np.abs(arm.run(1.0)).max() < 0.01
 
 
+def test_a_velocity_that_is_sent_more_often_moves_the_arm_no_faster():
+    ways = []
+    for parts in (1, 2, 4, 8):
+        arm = RealTime()
+        start = arm.plant.qpos[:7]
+        for _ in range(10 * parts):
+            arm.command(MOVE)
+            arm.run(CONTROL_PERIOD / parts)
+        ways.append(arm.plant.qpos[:7] - start)
+    assert np.abs(ways[0]).max() > 0.2
+    for way in ways[1:]:
+        np.testing.assert_allclose(way, ways[0], atol=1e-4)
+
+
+def test_a_velocity_that_changes_within_a_period_is_followed():
+    ways = []
+    for second in (1.0, -1.0):
+        arm = RealTime()
+        arm.command(MOVE)
+        arm.run(CONTROL_PERIOD / 2)
+        arm.command(second * MOVE)
+        ways.append(arm.run(CONTROL_PERIOD / 2)[0])
+    assert ways[1] < 0.5 * ways[0]
+
+
 def test_repeated_zeros_do_not_let_the_arm_sag():
     arm = RealTime()
     arm.command(np.zeros(9))
@@ -109,10 +134,13 @@ def test_a_bundle_acts_on_the_arm_it_was_made_for_and_on_no_other(random_bundle)
     for other, message in (
         (dataclasses.replace(profile, joints=(*profile.joints[:2], renamed, *profile.joints[3:])), "number 2 is"),
         (dataclasses.replace(profile, objects=profile.objects[:-1]), "the bundle names 30, the robot profile 29"),
-        (dataclasses.replace(profile, control_rate_hz=50.0), "acts at 12.5 Hz"),
+        (dataclasses.replace(profile, control_rate_hz=40.0), "12.5 Hz, .* 40.0 Hz; that must be the same or a whole"),
+        (dataclasses.replace(profile, control_rate_hz=6.25), "12.5 Hz, .* 6.25 Hz; that must be the same or a whole"),
     ):
         with pytest.raises(BundleError, match=message):
             load_policy_model(random_bundle, other)
+    assert model.periods == 1
+    assert load_policy_model(random_bundle, dataclasses.replace(profile, control_rate_hz=100.0)).periods == 8
     # The same arm under another name is the arm it was made for, once the profile says so.
     joints = (*profile.joints[:2], renamed, *profile.joints[3:])
     named = dataclasses.replace(profile, joints=joints, model_names={"elbow": profile.joints[2].name})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from simpl_interfaces.msg import EpisodeResult, GuardState, ModelUpdate, Transition
 from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
 
 from simpl import conversions, interfaces
 from simpl.core.recording import CHUNK, Recording, RecordingError, read_recording
@@ -232,6 +236,23 @@ def test_the_node_records_what_it_hears_and_replay_says_it_again(rig: RosRig, tm
     wait_for(lambda: len(again) == 200)
     assert [message.seq for message in again] == list(range(200)) and again[5] == messages[5]
     assert not live, "an old recording is not heard on the live topics"
+
+
+def test_a_profile_says_what_the_topics_are_called(rig: RosRig, tmp_path: Path) -> None:
+    path = tmp_path / "run.mcap"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simpl_core", "record", str(path), "--profile", "iiwa14", "--namespace", "left"],
+        env={**os.environ, "ROS_DOMAIN_ID": str(rig.domain)},
+        text=True,
+    )
+    rig.processes["record"] = process
+    name = "/left/lbr/joint_trajectory_controller/joint_trajectory"
+    sender = dataclasses.replace(interfaces.TRAJECTORY, name=name).publisher(rig.node)
+    wait_for(lambda: sender.get_subscription_count() > 0, 90.0)
+    sender.publish(JointTrajectory(joint_names=["a"]))
+    assert sender.wait_for_all_acked()
+    rig.finish("record", signal.SIGINT)
+    assert [topic for topic, _, _ in by_mcap(path)] == [name]
 
 
 def test_a_killed_recorder_leaves_a_readable_file(rig: RosRig, tmp_path: Path) -> None:

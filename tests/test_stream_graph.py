@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from ros_domain import RosDomain
 from safetensors import safe_open
 from simpl_interfaces.msg import BundleFile, GuardState, ModelUpdate, PolicyStatus
 from simpl_interfaces.srv import BeginEpisode, ResetScene, StageModel
@@ -40,7 +40,8 @@ from simpl.core.journal import read_records
 from simpl.core.policy_loop import PolicyTick
 from simpl.core.transition import pack, unpack
 
-DOMAIN = random.SystemRandom().randint(50, 99)
+DOMAIN = RosDomain()
+"""Ours until this process ends."""
 STEPS = 100
 PLAN = {"conditioning_episodes": 6, "evaluation_episodes": 1, "finetune_episodes": 3, "final_episodes": 1}
 EPISODES = sum(PLAN.values())
@@ -141,7 +142,7 @@ class Graph:
         self.bundle, self.folder = bundle, folder
         self.processes: list[subprocess.Popen[bytes]] = []
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
+        rclpy.init(context=self.context, domain_id=DOMAIN.number)
         self.robot = RobotDouble(self.context, Bundle.open(bundle).model_version)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.robot)
@@ -152,7 +153,7 @@ class Graph:
     def start(self, node: str, **parameters: Any) -> subprocess.Popen[bytes]:
         settings = {"bundle": self.bundle, "run_folder": self.folder, **parameters}
         arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN.number), "OMP_NUM_THREADS": "1"}
         with (self.folder / f"{node}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"simpl.nodes.{node}", "--ros-args", *arguments],

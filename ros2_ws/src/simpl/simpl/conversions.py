@@ -127,7 +127,7 @@ def to_trajectory_command(names: Sequence[str], points: Sequence[TrajectoryPoint
 def to_policy_action(tick: PolicyTick, joints: Sequence[str] = ()) -> PolicyAction:
     """One tick of the policy -> message; `joints` are the names behind its velocities, empty to leave them unsaid."""
     message = PolicyAction(header=header(tick.stamp))
-    message.tick, message.episode, message.step = tick.tick, tick.episode, tick.step
+    message.tick, message.episode, message.step, message.substep = tick.tick, tick.episode, tick.step, tick.substep
     message.observation = float32_field(tick.observation)
     message.z, message.e = float32_field(tick.z), float32_field(tick.e)
     message.skill_start, message.active = bool(tick.skill_start), bool(tick.active)
@@ -153,6 +153,7 @@ def from_policy_action(message: PolicyAction) -> PolicyTick:
         model_version=message.model_version,
         latency=message.latency_ms,
         active=message.active,
+        substep=message.substep,
     )
 
 
@@ -172,6 +173,7 @@ def to_wanted(message: PolicyAction, newest: int = 0) -> Wanted:
         active=message.active,
         age=(newest - stamp) / NANOSECONDS if stamp else 0.0,
         joints=tuple(message.joint_names),
+        substep=message.substep,
     )
 
 

@@ -234,10 +234,18 @@ def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None)
     return [_placed(spec, settings) for spec in (*plants, guard, policy)]
 
 
-def record_graph(file: Path, topics: Sequence[str] = (), namespace: str = "") -> NodeSpec:
-    """The node that records a graph in `namespace` to `file`: `topics`, or all of the graph's."""
+def record_graph(file: Path, topics: Sequence[str] = (), namespace: str = "", profile: str = SIMULATED) -> NodeSpec:
+    """The node that records a graph in `namespace` to `file`: `topics`, or all that the graph has with `profile`."""
     parameters = {"output": str(file), "topics": list(topics) or [""]}
-    return NodeSpec("record", "record", parameters, environment=_ONE_THREAD, namespace=namespace.strip("/"))
+    names = load_profile(find_profile(profile)).remappings
+    return NodeSpec(
+        "record",
+        "record",
+        parameters,
+        remappings=names,
+        environment={**_ONE_THREAD, **_enclave("record")},
+        namespace=namespace.strip("/"),
+    )
 
 
 def stop_rank(spec: NodeSpec) -> int:
@@ -275,7 +283,13 @@ def _yaml(name: str, value: ParameterValue) -> str:
 
 def _placed(spec: NodeSpec, settings: AdaptSettings) -> NodeSpec:
     names = load_profile(find_profile(settings.profile)).remappings
-    return replace(spec, namespace=settings.namespace.strip("/"), remappings=names)
+    environment = {**spec.environment, **_enclave(spec.name)}
+    return replace(spec, namespace=settings.namespace.strip("/"), remappings=names, environment=environment)
+
+
+def _enclave(node: str) -> dict[str, str]:
+    """Who a node is where ROS_SECURITY_ENABLE is true; without it nobody asks."""
+    return {"ROS_SECURITY_ENCLAVE_OVERRIDE": f"/simpl/{node}"}
 
 
 # The control path must not share its core with a thread pool, and pools that spin-wait starve everybody else.

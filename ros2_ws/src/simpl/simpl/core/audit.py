@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,19 @@ LATEST = 2_000_000_000
 """A plant obeys an action at the latest so long after the state it was made from [ns]."""
 
 
+class Counts:
+    """Numbers of one comparison; the fields named in `FAULTS` must be 0."""
+
+    FAULTS: ClassVar[tuple[str, ...]]
+
+    @property
+    def faults(self) -> int:
+        """How much there is of what must not be."""
+        return sum(int(getattr(self, name)) for name in self.FAULTS)
+
+
 @dataclass
-class StreamAudit:
+class StreamAudit(Counts):
     """The robot's journal against the learner's store; numbers of transitions.
 
     Attributes:
@@ -38,6 +49,8 @@ class StreamAudit:
         overtaken: came to the store after a later one; the learner orders them by step.
     """
 
+    FAULTS: ClassVar = ("lost", "twice", "altered", "unknown", "gaps")
+
     journal: int = 0
     store: int = 0
     lost: int = 0
@@ -48,14 +61,9 @@ class StreamAudit:
     gaps: int = 0
     overtaken: int = 0
 
-    @property
-    def faults(self) -> int:
-        """What must not be."""
-        return self.lost + self.twice + self.altered + self.unknown + self.gaps
-
 
 @dataclass
-class PlantAudit:
+class PlantAudit(Counts):
     """What the plant was told to do against what was stored; numbers of control steps.
 
     Attributes:
@@ -69,6 +77,8 @@ class PlantAudit:
         uncovered: stored, from times of which there is no record of the plant.
     """
 
+    FAULTS: ClassVar = ("lost", "invented")
+
     records: int = 0
     commands: int = 0
     matched: int = 0
@@ -78,14 +88,9 @@ class PlantAudit:
     overtaken: int = 0
     uncovered: int = 0
 
-    @property
-    def faults(self) -> int:
-        """What must not be."""
-        return self.lost + self.invented
-
 
 @dataclass
-class BufferAudit:
+class BufferAudit(Counts):
     """What the learner learned from; numbers of episodes.
 
     Attributes:
@@ -96,16 +101,13 @@ class BufferAudit:
         unfounded: in the buffer, but not complete in the store.
     """
 
+    FAULTS: ClassVar = ("twice", "unfounded")
+
     complete: int = 0
     given_up: int = 0
     learned: int = 0
     twice: int = 0
     unfounded: int = 0
-
-    @property
-    def faults(self) -> int:
-        """What must not be."""
-        return self.twice + self.unfounded
 
 
 @dataclass

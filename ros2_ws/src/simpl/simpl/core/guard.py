@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simpl.core.guard_types import HELD, Answer, Command, FloatArray, GuardSettings, Mode, TrajectoryPoint, Wanted
 from simpl.core.motion_limits import Flags, MotionLimits, describe
 from simpl.core.profile import RobotProfile
+from simpl.core.trajectory import TrajectoryPath
 
 __all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
 
@@ -45,6 +46,7 @@ class Guard:
         self._now = now
         late = 0.0 if settings.lockstep else max(0.0, settings.action_timeout + settings.look - profile.period)
         self._limits = MotionLimits(profile, late)
+        self._path = TrajectoryPath(self._limits, profile.velocity_limits())
         self._joints = profile.joint_names
         self._zeros = np.zeros(len(profile.joints))
         self._zeros.flags.writeable = False
@@ -114,7 +116,7 @@ class Guard:
             self._bar()
             return self._stop(Mode.STOPPED, Flags.NO_CONTROLLER, self._controller, wanted)
         if self._barred is not None:
-            if wanted.episode == self._barred and wanted.step > 0:
+            if wanted.episode == self._barred and not wanted.starts:
                 reason = f"episode {wanted.episode} was stopped; the next one moves again"
                 return self._stop(Mode.STOPPED, Flags.EPISODE_END, reason, wanted)
             self._barred = None
@@ -220,15 +222,7 @@ class Guard:
         Such a command ends at rest whatever becomes of its sender. Empty while no joint state has come: to tell a
         controller where to stay takes a place.
         """
-        if self._position is None:
-            return []
-        period = self._limits.pace(None)
-        then = self._position + velocity * period
-        if not velocity.any():
-            return [TrajectoryPoint(then, velocity, period)]
-        way, time_to_stop = self._limits.stop(velocity)
-        rest = TrajectoryPoint(then + way, self._zeros, period + max(time_to_stop, period))
-        return [TrajectoryPoint(then, velocity, period), rest]
+        return [] if self._position is None else self._path.points(velocity, self._position, self._now())
 
     # -- judgement -----------------------------------------------------------------------------------------------
 
@@ -268,7 +262,9 @@ class Guard:
         elapsed = self._elapsed()
         if not self._settings.lockstep:  # an arm that is not seen goes on all the same
             position = position + self._moved + self._velocity * (self._now() - self._moved_at)
-        allowed, flags = self._limits.apply(velocity, self._velocity, position, self._acceleration, elapsed)
+        # An arm that follows trajectories is still to get to where they have got.
+        told = self._path.here(position, self._now())
+        allowed, flags = self._limits.apply(velocity, self._velocity, told, self._acceleration, elapsed)
         beyond, reason = self._limits.overrun(allowed, position)
         if beyond:
             return self._stop(Mode.STOPPED, flags | beyond, reason, wanted)

@@ -35,10 +35,11 @@ class Wanted(NamedTuple):
         velocity: anything that should be (A,) numbers [rad/s, m/s].
         tick: of the policy.
         episode: number of the episode.
-        step: control step within it; 0 starts an episode.
+        step: of the model within it.
         active: False at the end of an episode.
         age: of the state that it was computed from, seen from the newest one [s].
         joints: names of the joints in the order of `velocity`; empty when the sender does not say.
+        substep: control period within the step.
     """
 
     velocity: Any
@@ -48,6 +49,12 @@ class Wanted(NamedTuple):
     active: bool
     age: float = 0.0
     joints: tuple[str, ...] = ()
+    substep: int = 0
+
+    @property
+    def starts(self) -> bool:
+        """Whether an episode starts with it."""
+        return self.step == 0 and self.substep == 0
 
 
 class Command(NamedTuple):

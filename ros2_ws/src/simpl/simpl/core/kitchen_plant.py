@@ -16,6 +16,7 @@ SLICES = 8
 """Sensor readings per control period in real time: 100 Hz."""
 SLICE = CONTROL_PERIOD / SLICES
 """Time between two readings in real time [s]."""
+_NEXT = 0.9 * CONTROL_PERIOD  # real time: a command so long after an aim is a new one, and jitter makes none of two
 
 
 class KitchenPlant:
@@ -44,6 +45,7 @@ class KitchenPlant:
         self._rng = np.random.default_rng(seed)
         self._command: FloatArray | None = None
         self._command_at = self._aimed_at = self._moved_at = 0.0
+        self._begin = np.zeros(0)  # where the motion under way began, and what was covered since with other velocities
         self.record.clear()
         self._read(stamp)
         self.record.state(stamp, self.qpos)
@@ -63,11 +65,18 @@ class KitchenPlant:
 
     def command(self, velocity: FloatArray, now: float, stamp: int) -> None:
         """Real time: obey `velocity` (9,) from now on (steady clock [s]); `stamp` is for the record [ns]."""
-        resting = self._command is not None and not self._command.any()
+        before, since = self._command, max(self._command_at, self._aimed_at)
         self._command, self._command_at = velocity, now
         self.record.command(stamp, velocity)
-        if velocity.any() or not resting:
+        moving = before is not None and bool(before.any())
+        if velocity.any() or moving or before is None:
             self._moved_at = now
+        if before is not None and moving and velocity.any() and now - self._aimed_at < _NEXT:
+            # Between two aims: what was covered stays, and the rest of the period goes on with the new velocity.
+            self._begin = self._begin + before * (now - since)
+            left = 1.0 - (now - self._aimed_at) / CONTROL_PERIOD
+            self._physics.set_velocity_target(velocity * left, self._begin)
+        elif velocity.any() or moving or before is None:
             self._aim(now)
 
     def advance(self, now: float, stamp: int) -> None:
@@ -82,7 +91,8 @@ class KitchenPlant:
 
     def _aim(self, now: float) -> None:
         if self._command is not None:
-            self._physics.set_velocity_target(self._command, self.measured[: self._command.size])
+            self._begin = self.measured[: self._command.size]
+            self._physics.set_velocity_target(self._command, self._begin)
             self._aimed_at = now
 
     def _read(self, stamp: int) -> None:

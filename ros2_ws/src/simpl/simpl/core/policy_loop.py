@@ -2,6 +2,9 @@
 
 Two clocks drive it. In real time the loop ticks on absolute deadlines of the steady clock with the newest state there
 is. In lockstep it ticks once for each new stamp that joints and objects share, as fast as the plant answers.
+
+A model is asked once an action. Where an action lasts several control periods the ticks between are interpolated; an
+episode ends between two actions, never within one, unless states stop coming.
 """
 
 from __future__ import annotations
@@ -84,7 +87,16 @@ class PolicyLoop:
     # -- from the service thread ---------------------------------------------------------------------------------
 
     def stage(self, model: LoadedModel) -> None:
-        """Let `model`, loaded and warm, act from the next episode on."""
+        """Let `model`, loaded and warm, act from the next episode on.
+
+        Raises:
+            SimplError: its actions last several control periods, and in lockstep a plant lets each last one.
+        """
+        if self._settings.lockstep and model.periods != 1:
+            raise SimplError(
+                f"an action of model {model.version[:12]} lasts {model.periods} control periods; in lockstep the "
+                "control rate of the robot profile must be the model's"
+            )
         with self._lock:
             self._staged = model
 
@@ -239,13 +251,13 @@ class PolicyLoop:
         deadline = self._now()
         while not self._stopping.is_set():
             time.sleep(max(0.0, deadline - self._now()))
-            late = self._now() - deadline
+            late, skipped = self._now() - deadline, 0
             if late > _LATE * period:
                 # No burst to catch up: what was due in the past is skipped, and counted.
                 skipped = int(late / period)
                 self._missed += 1 + skipped if self._episode is not None else 0
                 deadline += skipped * period
-            self.tick()
+            self.tick(skipped)
             deadline += period
 
     def _due(self) -> bool:
@@ -258,8 +270,8 @@ class PolicyLoop:
             return stamp is not None and stamp != episode.last_stamp
         return settling is not None and stamp != settling.stamp
 
-    def tick(self) -> None:
-        """One look at the state: act, end the episode, or nothing."""
+    def tick(self, skipped: int = 0) -> None:
+        """One look at the state: act, end the episode, or nothing; `skipped` periods went by without one."""
         now = self._now()
         with self._lock:
             episode, lockstep = self._episode, self._settings.lockstep
@@ -272,10 +284,14 @@ class PolicyLoop:
                 if lockstep
                 else now - snapshot.oldest <= self._settings.state_timeout
             )
-            if episode.ending and (fresh or not lockstep or now >= episode.end_by):
+            episode.commands.skip(skipped)
+            due = episode.commands.due
+            if episode.ending and (due or not fresh) and (fresh or not lockstep or now >= episode.end_by):
                 self._finish(episode, snapshot, now)
             elif not fresh or snapshot is None:
                 self._wait(episode, now)
+            elif not due:
+                self._go_on(episode, snapshot, now)
             elif episode.step >= episode.max_steps:
                 self._finish(episode, snapshot, now)
             else:
@@ -286,10 +302,16 @@ class PolicyLoop:
         if decision is None:
             self._finish(episode, snapshot, now)
             return
-        velocity = decision.action.astype(np.float64) * episode.model.action_scale
-        episode.last = self._send(episode, snapshot, now, decision, velocity)
+        episode.commands.aim(decision.action.astype(np.float64) * episode.model.action_scale)
+        episode.decision, episode.substep = decision, 0
+        episode.last = self._send(episode, snapshot, now, decision, episode.commands.next())
         episode.sent_at = now
         episode.step += 1
+
+    def _go_on(self, episode: Episode, snapshot: Snapshot, now: float) -> None:
+        """The next command of the action under way."""
+        episode.substep += 1
+        episode.last = self._send(episode, snapshot, now, episode.decision, episode.commands.next())
 
     def _wait(self, episode: Episode, now: float) -> None:
         """There is no new state to act on."""
@@ -301,6 +323,7 @@ class PolicyLoop:
 
     def _finish(self, episode: Episode, snapshot: Snapshot | None, now: float) -> None:
         """Terminal tick: the observation after the last action, and zero velocity."""
+        episode.substep = 0
         if snapshot is not None:
             self._send(episode, snapshot, now, None, np.zeros_like(episode.model.action_scale))
         self._episode = None
@@ -326,16 +349,17 @@ class PolicyLoop:
             stamp=snapshot.stamp,
             tick=self._ticks,
             episode=episode.number,
-            step=episode.step,
+            step=episode.step - (episode.substep > 0),
             observation=snapshot.observation,
             z=decision.z if decision else NOTHING,
             e=episode.e,
-            skill_start=bool(decision and decision.skill_start),
+            skill_start=bool(decision and decision.skill_start and not episode.substep),
             action=decision.action if decision else np.zeros(velocity.size, dtype=np.float32),
             velocity=velocity,
             model_version=episode.model.version,
             latency=1e3 * (self._now() - snapshot.received),
             active=decision is not None,
+            substep=episode.substep,
         )
         self._publish(tick)
         if decision is not None:  # a terminal tick may report an observation that is old on purpose

@@ -29,10 +29,11 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
     robot = bundle.manifest.robot
     _same("joints", robot.joint_names, profile.model_joint_names)
     _same("observation", robot.observation, profile.observation_names)
-    if not math.isclose(robot.control_rate_hz, profile.control_rate_hz, rel_tol=1e-6):
+    periods = round(profile.control_rate_hz / robot.control_rate_hz)
+    if not math.isclose(robot.control_rate_hz * periods, profile.control_rate_hz, rel_tol=1e-6):
         raise BundleError(
-            f"the bundle acts at {robot.control_rate_hz} Hz, robot profile {profile.name} "
-            f"at {profile.control_rate_hz} Hz"
+            f"the bundle acts at {robot.control_rate_hz} Hz, robot profile {profile.name} is commanded at "
+            f"{profile.control_rate_hz} Hz; that must be the same or a whole multiple of it"
         )
     runner = PolicyRunner(bundle)
     runner.warm_up()
@@ -41,6 +42,7 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
         version=bundle.model_version,
         e_dim=bundle.manifest.e_dim,
         action_scale=np.array(robot.action_scale, dtype=np.float64),
+        periods=periods,
     )
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from simpl.core.interpolation import Interpolation
+
 FloatArray = NDArray[np.float32]
 
 NOTHING: FloatArray = np.empty(0, dtype=np.float32)
@@ -50,12 +52,14 @@ class LoadedModel(NamedTuple):
         version: content-addressed model version.
         e_dim: size of a task embedding.
         action_scale: velocity of each joint at action 1 (A,) [rad/s, m/s].
+        periods: control periods that an action lasts; commands in between are interpolated.
     """
 
     runner: Runner
     version: str
     e_dim: int
     action_scale: NDArray[np.float64]
+    periods: int = 1
 
 
 class PolicyTick(NamedTuple):
@@ -74,6 +78,7 @@ class PolicyTick(NamedTuple):
     model_version: str
     latency: float
     active: bool
+    substep: int = 0
 
 
 class LoopStatus(NamedTuple):
@@ -95,7 +100,7 @@ class LoopSettings:
     """How the loop ticks.
 
     Attributes:
-        rate_hz: of the model, actions a second [Hz].
+        rate_hz: control rate, commands a second [Hz].
         lockstep: tick per new stamp instead of per period.
         max_steps: actions in an episode; the tick after them only reports the last observation.
         state_timeout: oldest state a real-time tick acts on [s].
@@ -125,10 +130,13 @@ class Episode:
         max_steps: actions in it.
         over: done once the arm was told to stop.
         step: actions so far.
+        substep: commands of the action under way before the last one.
         last: the tick sent last.
+        decision: the action under way.
         sent_at: when that was [s].
         ending: somebody has asked for its end.
         end_by: when it ends also without a new state [s].
+        commands: between its actions.
     """
 
     number: int
@@ -137,10 +145,16 @@ class Episode:
     max_steps: int
     over: Future[None] = field(default_factory=Future)
     step: int = 0
+    substep: int = 0
     last: PolicyTick | None = None
+    decision: Decision | None = None
     sent_at: float = -math.inf
     ending: bool = False
     end_by: float = math.inf
+    commands: Interpolation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.commands = Interpolation(self.model.periods, self.model.action_scale.size)
 
     @property
     def last_stamp(self) -> int | None:

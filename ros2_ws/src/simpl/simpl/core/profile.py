@@ -67,7 +67,8 @@ class RobotProfile:
     Attributes:
         name: of the profile, for messages to people.
         description: one line.
-        control_rate_hz: commands a second [Hz]; one command acts for one period.
+        control_rate_hz: commands a second [Hz]; one command acts for one period. That of the models, or a whole
+            multiple of it.
         position_margin: distance kept from every position limit [the joint's unit].
         joints: in the order of the command and of the first numbers of the observation.
         objects: names in object_states, in the order of the rest of the observation.

@@ -19,7 +19,7 @@ from simpl_core.errors import InferenceError
 
 GUARD_WAIT = 2.0
 """[s] after which the guard's record of an action counts as lost."""
-GUARD_MEMORY = 64
+GUARD_MEMORY = 1024
 """Guard records kept while their actions have not come."""
 
 _LATE = Flags.STALE_ACTION | Flags.STALE_STATE
@@ -42,7 +42,7 @@ class GuardRecord(NamedTuple):
 
 class _Open(NamedTuple):
     transition: Transition
-    tick: int
+    ticks: tuple[int, ...]
     since: float
 
 
@@ -55,6 +55,8 @@ class EpisodeRecorder:
     action the guard did not let through, or did not report on, is none, and breaks the episode. Only by the wall clock
     what came late is borne and flagged: a pause, or an action that a newer one overtook on its way to the guard. (In
     lockstep the zeros of a pause let time pass unseen.)
+
+    Where a step of the model lasts several control periods, its velocities are means over them, its flags those of all.
 
     A label ends the episode with the next observation and decides the last transition. Where one is waited for
     (`asks`), that transition is kept back at the end of the episode until `label` or `settle`.
@@ -81,6 +83,7 @@ class EpisodeRecorder:
         self._max_steps, self._lockstep = plan.max_steps, plan.lockstep
         self._undecided: Transition | None = None  # the last one, until a label decides it or none is waited for
         self._last: PolicyTick | None = None
+        self._step: list[PolicyTick] = []  # `_last` and the ticks of its step after it
         self._open: deque[_Open] = deque()
         self._guard: dict[int, GuardRecord] = {}
         self._newest_guard = 0
@@ -131,6 +134,10 @@ class EpisodeRecorder:
         if action.episode != self.episode or self.over or self.broken:
             return
         last = self._last
+        if action.substep:
+            if last is not None and action.step == last.step:
+                self._step.append(action)
+            return
         expected = 0 if last is None else last.step + 1
         if action.step < expected:
             return
@@ -139,7 +146,7 @@ class EpisodeRecorder:
             return
         if last is not None:
             self._close_step(last, action, now)
-        self._last = action
+        self._last, self._step = action, [action]
 
     def on_guard(self, guard: GuardRecord) -> None:
         """Take a record of the guard; it may come before the action it belongs to."""
@@ -159,20 +166,17 @@ class EpisodeRecorder:
         """Transitions that are finished, in order, each once."""
         taken = []
         while self._open:
-            transition, tick, since = self._open[0]
-            guard = self._guard.pop(tick, None)
-            skipped = self._newest_guard > tick  # records come in order
-            if guard is None and skipped and not self._lockstep:
-                guard = GuardRecord(tick, Flags.STALE_ACTION, _UNKNOWN)  # a newer action came before it was looked at
-            if guard is None:
-                if skipped or now - since >= GUARD_WAIT:
+            transition, ticks, since = self._open[0]
+            records = self._records(ticks)
+            if records is None:
+                if self._newest_guard >= ticks[-1] or now - since >= GUARD_WAIT:
                     self._break(f"the guard's record of step {transition.step} did not arrive")
                 break
-            if not self._bears(guard):
-                self._break(f"the guard stopped the arm at step {transition.step}: {guard.reason}")
+            stop = next((record for record in records if not self._bears(record)), None)
+            if stop is not None:
+                self._break(f"the guard stopped the arm at step {transition.step}: {stop.reason}")
                 break
-            transition.velocity_executed = guard.velocity
-            transition.guard_flags, self._pauses = guard.flags | self._pauses, 0
+            self._execute(transition, records)
             self.interventions += transition.guard_flags != 0
             self._open.popleft()
             if self.over and not self._open:
@@ -184,6 +188,26 @@ class EpisodeRecorder:
             taken.append(self._judged(self._undecided))
             self._undecided = None
         return taken
+
+    def _records(self, ticks: tuple[int, ...]) -> list[GuardRecord] | None:
+        """What the guard did with the actions of a step; None while one of its records is missing."""
+        if not all(tick in self._guard for tick in ticks):
+            if self._lockstep or self._newest_guard < ticks[-1]:
+                return None
+            # Records come in order: a newer action came before that one was looked at.
+            for tick in ticks:
+                self._guard.setdefault(tick, GuardRecord(tick, Flags.STALE_ACTION, _UNKNOWN))
+        return [self._guard.pop(tick) for tick in ticks]
+
+    def _execute(self, transition: Transition, records: list[GuardRecord]) -> None:
+        """What was done in the transition's step, and why it differs from what was wanted."""
+        known = [record.velocity for record in records if record.velocity.size]
+        if known:
+            transition.velocity_executed = np.mean(known, axis=0)
+        for record in records:
+            transition.guard_flags |= record.flags
+        transition.guard_flags |= self._pauses
+        self._pauses = 0
 
     def _judged(self, last: Transition) -> Transition:
         """The last transition, by the label if there is one."""
@@ -227,9 +251,10 @@ class EpisodeRecorder:
         self.over = terminated or truncated or self.label is not None
         self.steps += 1
         self.model_version = last.model_version
+        wanted = np.mean([tick.velocity for tick in self._step], axis=0)
         draft = Transition(
             "", 0, 0, last.stamp, self.episode, last.step, self._phase, str(self._task), last.model_version,
-            last.skill_start, last.z, last.e, last.observation, action.observation, last.action, last.velocity,
+            last.skill_start, last.z, last.e, last.observation, action.observation, last.action, wanted,
             _UNKNOWN, 0, reward, self._source, terminated, truncated,
         )  # fmt: skip
-        self._open.append(_Open(draft, last.tick, now))
+        self._open.append(_Open(draft, tuple(tick.tick for tick in self._step), now))

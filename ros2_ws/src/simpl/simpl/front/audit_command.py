@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -44,7 +44,6 @@ SAYS = {
     },
 }
 """What each number means to people; those that must be 0 come last."""
-FAULTS = ("lost", "twice", "altered", "unknown", "gaps", "invented", "unfounded")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,10 @@ class AuditSettings:
     """Folder of the run, finished or not."""
     json: bool = False
     """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Do it; the process's exit status."""
+        return run_audit(self)
 
 
 def run_audit(settings: AuditSettings, console: Console | None = None) -> int:
@@ -80,10 +83,11 @@ def audit_table(audit: Audit) -> Table:
     """All numbers, with what they mean."""
     table = Table("what", "", "number", title="audit")
     for part, texts in SAYS.items():
-        numbers: dict[str, Any] = asdict(getattr(audit, part))
+        counts = getattr(audit, part)
         for name, text in texts.items():
-            wrong = name in FAULTS and numbers[name]
-            table.add_row(part, text, str(numbers[name]), style="bold red" if wrong else "")
+            number = getattr(counts, name)
+            wrong = name in counts.FAULTS and number
+            table.add_row(part, text, str(number), style="bold red" if wrong else "")
         table.add_section()
     if not audit.plant.records:
         table.caption = "this plant keeps no record of its own; the stream is judged alone"

@@ -22,69 +22,11 @@ class Adapt(AdaptSettings):
         return run_adapt(self)
 
 
-@dataclass(frozen=True)
-class Report(ReportSettings):
-    """Make picture, video and table of a run again from its folder."""
-
-    def run(self) -> int:
-        """Run it; the process's exit status."""
-        from simpl.front.report_command import run_report
-
-        return run_report(self)
-
-
-@dataclass(frozen=True)
-class Audit(AuditSettings):
-    """Was anything lost? Compares the plant's own record, the robot's journal and the learner's store of a run."""
-
-    def run(self) -> int:
-        """Run it; the process's exit status."""
-        from simpl.front.audit_command import run_audit
-
-        return run_audit(self)
-
-
-@dataclass(frozen=True)
-class Record(RecordSettings):
-    """Record the graph's topics to an MCAP file until Ctrl-C."""
-
-    def run(self) -> int:
-        """Run it; the process's exit status."""
-        from simpl.front.record_command import run_record
-
-        return run_record(self)
-
-
-@dataclass(frozen=True)
-class Replay(ReplaySettings):
-    """Publish a recording's messages again, or print them."""
-
-    def run(self) -> int:
-        """Run it; the process's exit status."""
-        from simpl.front.record_command import run_replay
-
-        return run_replay(self)
-
-
-@dataclass(frozen=True)
-class Robot(RobotSettings):
-    """List robot profiles, show one, or compare one with a running robot.
-
-    Example: simpl robot check franka_fr3
-    """
-
-    def run(self) -> int:
-        """Run it; the process's exit status."""
-        from simpl.front.robot_command import run_robot
-
-        return run_robot(self)
-
-
 COMMANDS = {
     "adapt": Adapt,
-    "audit": Audit,
-    "record": Record,
-    "replay": Replay,
-    "report": Report,
-    "robot": Robot,
+    "audit": AuditSettings,
+    "record": RecordSettings,
+    "replay": ReplaySettings,
+    "report": ReportSettings,
+    "robot": RobotSettings,
 }

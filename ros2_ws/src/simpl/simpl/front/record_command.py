@@ -16,6 +16,9 @@ import tyro
 from rich.console import Console
 
 from simpl import runtime_env
+from simpl.core.profile import load_profile
+from simpl.core.profile_files import find_profile
+from simpl.graph import SIMULATED
 from simpl_core.errors import ConfigError, EnvironmentMissingError
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ DISCOVERY = 3.0
 class RecordSettings:
     """Record the graph's topics to an MCAP file until Ctrl-C; Foxglove, ros2 bag and PlotJuggler open it.
 
-    Example: simpl record run1.mcap
+    Example: simpl record run1.mcap --profile franka_fr3
     """
 
     file: Annotated[Path | None, tyro.conf.Positional] = None
@@ -38,6 +41,12 @@ class RecordSettings:
     """Topics to record, also others' than ours; all of the graph but model_update when not given."""
     namespace: str = ""
     """ROS namespace of the graph."""
+    profile: str = SIMULATED
+    """Robot profile of the graph, which may call its topics otherwise: a name, or a path that ends in .yaml."""
+
+    def run(self) -> int:
+        """Do it; the process's exit status."""
+        return run_record(self)
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,10 @@ class ReplaySettings:
     print: bool = False
     """Print one JSON line for each message instead of publishing it."""
 
+    def run(self) -> int:
+        """Do it; the process's exit status."""
+        return run_replay(self)
+
 
 def run_record(settings: RecordSettings) -> int:
     """Record until a signal; the exit status."""
@@ -75,6 +88,8 @@ def run_record(settings: RecordSettings) -> int:
         arguments += ["-p", f"topics:={json.dumps(settings.topics)}"]
     if settings.namespace:
         arguments += ["-r", f"__ns:=/{settings.namespace.strip('/')}"]
+    for ours, theirs in load_profile(find_profile(settings.profile)).remappings:
+        arguments += ["-r", f"{ours}:={theirs}"]
     return main(arguments)
 
 

@@ -21,6 +21,10 @@ class ReportSettings:
     video: bool = True
     """Render the best episode to a video."""
 
+    def run(self) -> int:
+        """Do it; the process's exit status."""
+        return run_report(self)
+
 
 def run_report(settings: ReportSettings, console: Console | None = None) -> int:
     """Make everything again; 0 when there was a report to read.

@@ -1,4 +1,4 @@
-"""`simpl robot list|show|check`: the profiles there are, what one says, and whether a running robot is like it."""
+"""`simpl robot`: the profiles there are, what one says, whether a running robot is like it, its access policies."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ _MARKS = {OK: "[green]ok[/]", WARNING: "[yellow]look[/]", ERROR: "[red]wrong[/]"
 
 @dataclass(frozen=True)
 class RobotSettings:
-    """List robot profiles, show one, or compare one with a running robot.
+    """List robot profiles, show one, compare one with a running robot, or print access policies of SROS 2 for it.
 
     Example: simpl robot check franka_fr3
     """
 
-    action: Annotated[Literal["list", "show", "check"], tyro.conf.Positional]
+    action: Annotated[Literal["list", "show", "check", "policies"], tyro.conf.Positional]
     """What to do."""
     profile: Annotated[str, tyro.conf.Positional] = ""
     """Name of a profile, or path of one that ends in .yaml."""
     namespace: str = ""
-    """check: ROS namespace of the robot's topics."""
+    """check, policies: ROS namespace of the robot's topics."""
     seconds: float = 4.0
     """check: how long to listen."""
+
+    def run(self) -> int:
+        """Do it; the process's exit status."""
+        return run_robot(self)
 
 
 def run_robot(settings: RobotSettings, console: Console | None = None) -> int:
@@ -49,6 +53,11 @@ def run_robot(settings: RobotSettings, console: Console | None = None) -> int:
     profile = load_profile(find_profile(settings.profile))
     if settings.action == "show":
         return _show(profile, console)
+    if settings.action == "policies":
+        from simpl.access import render_policies  # loads ROS
+
+        console.out(render_policies(profile, settings.namespace), end="", highlight=False)
+        return 0
     return _check(profile, settings, console)
 
 

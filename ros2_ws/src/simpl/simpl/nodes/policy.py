@@ -50,9 +50,9 @@ class PolicyNode(LifecycleNode):
         self._ending = ending
         self._bundle = declare(self, "bundle", "", "folder of the model bundle to start with")
         self._profile = declare_profile(self)
-        model_rate = self._profile.control_rate_hz
+        rate = self._profile.control_rate_hz
         self._settings = LoopSettings(
-            rate_hz=declare(self, "rate_hz", model_rate, "control rate; the model's own [Hz]", between=(0.1, 1000.0)),
+            rate_hz=declare(self, "rate_hz", rate, "control rate; the profile's own [Hz]", between=(0.1, 1000.0)),
             lockstep=declare(self, "lockstep", False, "tick once per new state instead of by the wall clock"),
             max_steps=declare(self, "max_steps", 280, "actions in an episode", between=(1, 1_000_000)),
             state_timeout=declare(
