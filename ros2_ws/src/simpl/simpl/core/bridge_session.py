@@ -358,8 +358,7 @@ class BridgeSession:
         self.finished = True
 
     def _write_report(self, finish: Finish) -> None:
-        stream = self._stream
-        self._tally.resent = stream.resent
+        stream, self._tally.resent = self._stream, self._stream.resent
         counts = StreamCounts(stream.sent, stream.acknowledged, stream.pending, self._duplicates)
         facts = RunFacts(
             bundle_version=self._bundle.model_version,
@@ -369,8 +368,11 @@ class BridgeSession:
             interrupted=bool(finish.reason),
             reason=finish.reason,
         )
-        report = build_report(self._machine.plan, self._machine.schedule.results, counts, self._tally, facts)
-        write_report(self._folder / "report.json", report)
+        try:
+            report = build_report(self._machine.plan, self._machine.schedule.results, counts, self._tally, facts)
+            write_report(self._folder / "report.json", report)
+        except OSError as error:  # a disk that is full must not keep the arm from being stopped in order
+            log.error("report.json is not written: %s", error)
 
 
 def _is_finished(report: Path) -> bool:

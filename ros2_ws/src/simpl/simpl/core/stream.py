@@ -137,9 +137,13 @@ class TransitionStream:
         """Remember what was acknowledged, so that the next start does not send it again (which would do no harm)."""
         if self._acknowledged == self._saved:
             return
-        self._saved = self._acknowledged
         content: dict[str, str | int] = {"robot_uuid": self.robot_uuid, "records": self._acknowledged}
-        _write(self._folder / "acknowledged.json", content, durable=False)
+        try:
+            _write(self._folder / "acknowledged.json", content, durable=False)
+        except OSError as error:
+            log.warning("what was acknowledged is not remembered: %s", error)
+            return
+        self._saved = self._acknowledged
 
     def close(self) -> None:
         """Flush the journal and remember the acknowledgements."""
