@@ -15,7 +15,7 @@ from simpl import interfaces
 from simpl.conversions import from_time, to_guard_state, to_trajectory_command, to_velocity_command, to_wanted
 from simpl.core.guard import Answer, Command, Guard, GuardSettings, Mode
 from simpl.core.interventions import InterventionLog
-from simpl.core.robot_state import NameOrder, StateError
+from simpl.core.robot_state import NameOrder, StateError, is_news
 from simpl.nodes.controllers import ControllerWatch
 from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
@@ -83,10 +83,11 @@ class GuardNode(Node):
         except StateError as error:
             self._send(self._guard.on_invalid_state(str(error)))
             return
-        if position is None:
+        stamp = from_time(message.header.stamp)
+        if position is None or not (self._lockstep or is_news(stamp, self._stamp)):
             return
         self._guard.on_state(position)
-        self._stamp = from_time(message.header.stamp)
+        self._stamp = stamp
         if self._early is not None:
             early, self._early = self._early, None
             self._on_action(early)
