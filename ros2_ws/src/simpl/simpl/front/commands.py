@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simpl.front.audit_command import AuditSettings
+from simpl.front.faults_command import FaultsSettings
 from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
 from simpl.front.robot_command import RobotSettings
@@ -42,6 +43,17 @@ class Audit(AuditSettings):
         from simpl.front.audit_command import run_audit
 
         return run_audit(self)
+
+
+@dataclass(frozen=True)
+class Faults(FaultsSettings):
+    """Kill, stop, fill, cut and break things in real node graphs; a table of what was expected and what was seen."""
+
+    def run(self) -> int:
+        """Run it; the process's exit status."""
+        from simpl.front.faults_command import run_faults
+
+        return run_faults(self)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class Robot(RobotSettings):
 COMMANDS = {
     "adapt": Adapt,
     "audit": Audit,
+    "faults": Faults,
     "record": Record,
     "replay": Replay,
     "report": Report,
