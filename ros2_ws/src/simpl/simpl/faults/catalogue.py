@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from simpl.faults import book_faults, model_faults, process_faults, sensor_faults
-from simpl.faults.scenario import SCENARIOS, Scenario
+from simpl.faults.scenario import Scenario
 
-__all__ = ["PARTS", "SCENARIOS", "Scenario"]
-
-PARTS = (process_faults, sensor_faults, book_faults, model_faults)
-"""Modules whose functions they are."""
+SCENARIOS = {
+    one.name: one
+    for part in (process_faults, sensor_faults, book_faults, model_faults)
+    for one in vars(part).values()
+    if isinstance(one, Scenario)
+}
+"""By name."""

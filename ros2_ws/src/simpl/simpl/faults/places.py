@@ -250,13 +250,15 @@ class WallClock:
         source, library, self._ahead = folder / "clock.c", folder / "clock.so", folder / "clock.ahead"
         source.write_text(_CLOCK)
         _call("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl")
-        self._ahead.write_bytes(struct.pack("q", 0))
+        self._seconds = 0
+        self.advance(0)
         self.environment = {"LD_PRELOAD": str(library), "SIMPL_CLOCK_AHEAD": str(self._ahead)}
 
-    def set(self, seconds: int) -> None:
-        """So far ahead of the machine's own clock, at once."""
-        with self._ahead.open("r+b") as file:
-            file.write(struct.pack("q", seconds))
+    def advance(self, seconds: int) -> None:
+        """Jump so far, at once."""
+        self._seconds += seconds
+        with self._ahead.open("r+b" if self._ahead.exists() else "wb", buffering=0) as file:
+            file.write(struct.pack("q", self._seconds))
 
 
 def _on_thread(what: Callable[[], int]) -> int:

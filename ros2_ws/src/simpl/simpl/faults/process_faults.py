@@ -45,7 +45,6 @@ def policy_sigkill(stage: Stage) -> str:
     "SIGSTOP of policy in mid episode",
     "the guard commands zero; after SIGCONT the run goes on",
     within=TWO_PERIODS,
-    quick=True,
 )
 def policy_sigstop(stage: Stage) -> str:
     stage.start_robot()
@@ -174,7 +173,6 @@ def estop_mid_skill(stage: Stage) -> str:
 @scenario(
     "a second node publishes commands",
     "a fault: zeros, latched; guard/reset is refused while it is there; then the next episode moves",
-    quick=True,
 )
 def two_publishers(stage: Stage) -> str:
     stage.start_robot()

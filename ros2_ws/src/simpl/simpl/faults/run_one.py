@@ -10,9 +10,9 @@ import time
 import traceback
 from pathlib import Path
 
-from simpl.faults.catalogue import SCENARIOS, Scenario
+from simpl.faults.catalogue import SCENARIOS
 from simpl.faults.places import Wire, isolate_shared_memory
-from simpl.faults.scenario import OUTCOME, Outcome, UnexpectedError
+from simpl.faults.scenario import OUTCOME, Outcome, Scenario, UnexpectedError
 from simpl.faults.stage import Stage
 from simpl.front.supervisor import log_tail
 

@@ -42,20 +42,15 @@ class Scenario:
     quick: bool = False
 
 
-SCENARIOS: dict[str, Scenario] = {}
-"""Every scenario by name, in the order of the table; `simpl.faults.catalogue` fills it."""
-
-
 def scenario(
     fault: str, expected: str, *, within: float | None = None, needs: str = "", quick: bool = False
-) -> Callable[[Callable[[Stage], str]], Callable[[Stage], str]]:
-    """Make a scenario of a function, under its name; see `Scenario`."""
+) -> Callable[[Callable[[Stage], str]], Scenario]:
+    """Make a scenario of a function, with its name; see `Scenario`."""
 
-    def register(play: Callable[[Stage], str]) -> Callable[[Stage], str]:
-        SCENARIOS[play.__name__] = Scenario(play.__name__, fault, expected, play, within, needs, quick)
-        return play
+    def make(play: Callable[[Stage], str]) -> Scenario:
+        return Scenario(play.__name__, fault, expected, play, within, needs, quick)
 
-    return register
+    return make
 
 
 @dataclass
