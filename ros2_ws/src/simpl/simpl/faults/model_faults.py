@@ -6,13 +6,15 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from simpl import interfaces as topics
 from simpl.faults.scenario import UnexpectedError, scenario
-from simpl.faults.stage import Stage
+from simpl.faults.stage import PATIENCE, Stage
 from simpl_core.errors import SimplError
 
-WIDTH = 2500
-"""Of the matrices that a slow model multiplies at each step: 30 GFLOP."""
+WIDTH = 2000
+"""Of the matrices that a slow model multiplies at each step: 16 GFLOP."""
 
 
 def _is_refused(stage: Stage, folder: Path, words: str) -> str:
@@ -22,7 +24,7 @@ def _is_refused(stage: Stage, folder: Path, words: str) -> str:
     acts = stage.actions[-1].model_version
     answers = []
     request = topics.STAGE_MODEL.type.Request(path=str(folder))
-    stage.strike(lambda: answers.append(stage.rig.call(topics.STAGE_MODEL, request)))
+    stage.strike(lambda: answers.append(stage.rig.call(topics.STAGE_MODEL, request, 2 * PATIENCE)))
     if answers[0].success or words not in answers[0].message:
         raise UnexpectedError(f"accepted: {answers[0].success}, message: {answers[0].message!r}")
     stage.goes_on(1.0)
@@ -70,7 +72,7 @@ def bundle_too_slow(stage: Stage) -> str:
 def make_slow(source: Path, folder: Path) -> None:
     """Write a bundle that answers as `source` does, after a product of large matrices of zeros at each step."""
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import helper, numpy_helper
 
     from export.bundle import Bundle, write_bundle
 
@@ -81,8 +83,8 @@ def make_slow(source: Path, folder: Path) -> None:
         node.output[:] = ["quick_action" if name == "action" else name for name in node.output]
     graph.initializer.extend(
         [
-            helper.make_tensor("slow_zero", TensorProto.FLOAT, [], [0.0]),
-            helper.make_tensor("slow_shape", TensorProto.INT64, [2], [WIDTH, WIDTH]),
+            numpy_helper.from_array(np.array(0.0, np.float32), "slow_zero"),
+            numpy_helper.from_array(np.array([WIDTH, WIDTH], np.int64), "slow_shape"),
         ]
     )
     graph.node.extend(

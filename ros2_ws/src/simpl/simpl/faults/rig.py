@@ -115,8 +115,8 @@ class RosRig:
         """Wait until somebody publishes each of them, before what happens only once is begun."""
         wait_for(lambda: all(self.node.count_publishers(topic.name) for topic in topics), 90.0)
 
-    def call(self, service: Any, request: Any = None) -> Any:
-        """Call a service and wait for its answer.
+    def call(self, service: Any, request: Any = None, patience: float = PATIENCE) -> Any:
+        """Call a service and wait for its answer, for `patience` [s].
 
         Raises:
             TimeoutError: nobody offers it, or no answer comes.
@@ -124,12 +124,12 @@ class RosRig:
         client = self._clients.get(service.name)
         if client is None:
             client = self._clients[service.name] = service.client(self.node)
-        if not client.wait_for_service(PATIENCE):
+        if not client.wait_for_service(patience):
             raise TimeoutError(f"nobody offers {service.name}")
         answered = threading.Event()
         future = client.call_async(request or service.type.Request())
         future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(PATIENCE):
+        if not answered.wait(patience):
             raise TimeoutError(f"{service.name} does not answer")
         return future.result()
 
