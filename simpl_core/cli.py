@@ -299,7 +299,7 @@ COMMANDS = {
     "data": Data,
     "presets": Presets,
 }
-ROBOT_COMMANDS = ("adapt", "audit", "record", "replay", "report", "robot")
+ROBOT_COMMANDS = ("adapt", "audit", "faults", "record", "replay", "report", "robot")
 """Commands of the ROS package, `simpl.front.commands`."""
 
 

@@ -23,7 +23,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from ros_domain import RosDomain  # noqa: E402
+from simpl.faults.ros_domain import RosDomain  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from simpl.core.journal import read_records  # noqa: E402

@@ -46,7 +46,7 @@ class Person:
     def sees(self, status: str) -> None:
         try:
             wait_for(lambda: bool(self.states) and self.states[-1].status.startswith(status), 90.0)
-        except AssertionError as error:
+        except TimeoutError as error:
             raise AssertionError(f"wanted {status!r}, saw {[one.status for one in self.states[-3:]]}") from error
 
     def calls(self, service: Any) -> Any:

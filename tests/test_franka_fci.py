@@ -234,7 +234,6 @@ def test_the_end_of_a_session_brakes_an_arm_in_motion() -> None:
 
 def test_without_an_arm_the_driver_says_where_it_looked(rig) -> None:
     rig.start("franka_fci", robot_ip="127.0.0.1", realtime=False)
-    process = rig.processes.pop("franka_fci")
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 2
+    status, output = rig.finish("franka_fci", None)
+    assert status == 2
     assert "no arm at 127.0.0.1" in output and "Traceback" not in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -424,6 +425,20 @@ def test_live_transitions_keep_their_order_behind_a_backlog(tmp_path: Path) -> N
     assert [one.step for one in store.replay()] == list(range(31))
     second.close()
     store.close()
+
+
+def test_a_full_disk_keeps_no_acknowledgement_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stream = TransitionStream(tmp_path, lambda one: None)
+    stream.append(transition(1), 0.0)
+    stream.acknowledge(stream.robot_uuid, 1, 1, 0.0)
+    with monkeypatch.context() as full:
+        full.setattr("simpl.core.stream._write", refuse)
+        stream.save()
+    stream.close()
+    assert TransitionStream(tmp_path, lambda one: None).acknowledged == 1
 
 
 def test_an_acknowledgement_of_another_robot_changes_nothing(tmp_path: Path) -> None:

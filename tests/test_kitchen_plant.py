@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 
@@ -145,6 +148,14 @@ def test_a_bundle_acts_on_the_arm_it_was_made_for_and_on_no_other(random_bundle)
     joints = (*profile.joints[:2], renamed, *profile.joints[3:])
     named = dataclasses.replace(profile, joints=joints, model_names={"elbow": profile.joints[2].name})
     assert load_policy_model(random_bundle, named).version == model.version
+
+
+def test_a_bundle_that_takes_longer_than_a_period_is_refused(random_bundle, monkeypatch):
+    profile = load_profile(find_profile("mujoco_kitchen"))
+    processor = itertools.count(step=0.1)
+    monkeypatch.setattr(time, "thread_time", lambda: next(processor))
+    with pytest.raises(BundleError, match="takes 100 ms for an action; the period of .* mujoco_kitchen is 80 ms"):
+        load_policy_model(random_bundle, profile)
 
 
 def test_profiles_are_found_by_name_and_by_path(tmp_path):

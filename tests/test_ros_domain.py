@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import ros_domain
-from ros_domain import DOMAINS, RosDomain
+from simpl.faults import ros_domain
+from simpl.faults.ros_domain import DOMAINS, RosDomain
 
 TAKE_ALL = """
-import ros_domain
+from simpl.faults import ros_domain
 ros_domain.DOMAINS = ros_domain.DOMAINS[:3]
 import itertools
 ros_domain._CANDIDATES = itertools.cycle(ros_domain.DOMAINS)

@@ -27,7 +27,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from ros_domain import RosDomain
+from simpl.faults.ros_domain import RosDomain
 from safetensors import safe_open
 from simpl_interfaces.msg import BundleFile, GuardState, ModelUpdate, PolicyStatus
 from simpl_interfaces.srv import BeginEpisode, ResetScene, StageModel

@@ -359,8 +359,7 @@ class BridgeSession:
         self.finished = True
 
     def _write_report(self, finish: Finish) -> None:
-        stream = self._stream
-        self._tally.resent = stream.resent
+        stream, self._tally.resent = self._stream, self._stream.resent
         counts = StreamCounts(stream.sent, stream.acknowledged, stream.pending, self._duplicates)
         facts = RunFacts(
             bundle_version=self._bundle.model_version,

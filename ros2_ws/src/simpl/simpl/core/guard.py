@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from simpl.core.guard_types import HELD, Answer, Command, FloatArray, GuardSettings, Mode, TrajectoryPoint, Wanted
 from simpl.core.motion_limits import Flags, MotionLimits, describe
 from simpl.core.profile import RobotProfile
+from simpl.core.robot_state import is_news
 from simpl.core.trajectory import TrajectoryPath
 
 __all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
-
-_CLOCK_STEP = 1_000_000_000  # a joint state that is older than another by so much comes from a clock set back [ns]
 
 
 class Guard:
@@ -78,8 +77,7 @@ class Guard:
                 what comes after a newer one is dropped. In lockstep time may stand still.
         """
         self._bad_state = ""
-        behind = self._stamp - stamp
-        if stamp and 0 <= behind < _CLOCK_STEP and not self._settings.lockstep:
+        if stamp and not (self._settings.lockstep or is_news(stamp, self._stamp)):
             return
         self._stamp = stamp
         self._position = position

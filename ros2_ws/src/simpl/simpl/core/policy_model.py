@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
         profile: the arm it shall act on.
 
     Raises:
-        BundleError: the bundle breaks its contract, or was made for another arm.
+        BundleError: the bundle breaks its contract, was made for another arm, or is too slow for its rate.
     """
     bundle = Bundle.open(path)
     robot = bundle.manifest.robot
@@ -36,6 +37,7 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
             f"{profile.control_rate_hz} Hz; that must be the same or a whole multiple of it"
         )
     runner = PolicyRunner(bundle)
+    _check_pace(runner, profile)
     runner.warm_up()
     return LoadedModel(
         runner=runner,
@@ -44,6 +46,22 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
         action_scale=np.array(robot.action_scale, dtype=np.float64),
         periods=periods,
     )
+
+
+def _check_pace(runner: PolicyRunner, profile: RobotProfile) -> None:
+    """A skill and an action must be computed within a period; by the processor's time, which no other process takes."""
+    manifest = runner.bundle.manifest
+    fastest = math.inf
+    for _ in range(3):
+        runner.begin_episode(np.zeros(manifest.e_dim), 0)
+        begun = time.thread_time()
+        runner.act(np.zeros(manifest.state_dim))
+        fastest = min(fastest, time.thread_time() - begun)
+    if fastest > profile.period:
+        raise BundleError(
+            f"the bundle takes {1e3 * fastest:.0f} ms for an action; the period of robot profile {profile.name} "
+            f"is {1e3 * profile.period:.0f} ms"
+        )
 
 
 def _same(what: str, given: Sequence[str], wanted: Sequence[str]) -> None:

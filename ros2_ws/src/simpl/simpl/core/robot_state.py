@@ -16,6 +16,17 @@ FloatArray = NDArray[np.float64]
 LARGEST = 1e6
 """No joint or object is this far away [rad or m]; beyond it a number is as good as infinite."""
 
+CLOCK_SET = 1_000_000_000
+"""A reading older than the one before by more than this [ns] is a new one: the clock of its sender was set back."""
+
+
+def is_news(stamp: int, before: int) -> bool:
+    """Whether a reading stamped `stamp` [ns] is newer than one stamped `before`, whatever time it came.
+
+    A driver that hangs may publish its last reading for ever, and a network may turn two of them round.
+    """
+    return stamp > before or stamp < before - CLOCK_SET
+
 
 class StateError(SimplError):
     """A state message that cannot be used: missing names, wrong size, or numbers that are not finite."""
@@ -97,14 +108,16 @@ class RobotState:
     Args:
         joints: names of the joints, in order.
         objects: names of the object coordinates, in order; without any, joints alone are the whole state.
+        newer: take only what is newer than what is known; not in lockstep, where time may stand still.
     """
 
-    def __init__(self, joints: Sequence[str], objects: Sequence[str]) -> None:
+    def __init__(self, joints: Sequence[str], objects: Sequence[str], *, newer: bool = False) -> None:
         self._joint_order = NameOrder(joints, "joint")
         self._object_order = NameOrder(objects, "object coordinate")
         self._joints: _Half | None = None
         self._objects: _Half | None = None
         self._alone = not objects
+        self._newer = newer
         self.changed = threading.Condition()
         """Notified when joints and objects of one stamp have come: half a state is nothing to wake up for."""
         self.rejected = 0
@@ -123,9 +136,7 @@ class RobotState:
             StateError: the message is unusable; what was known stays.
         """
         half = self._checked(self._joint_order, stamp, names, values, now)
-        if half is not None:
-            if stamp and self._joints is not None and stamp == self._joints.stamp:  # a driver that hangs and speaks
-                half = half._replace(since=self._joints.since)
+        if half is not None and self._is_wanted(half, self._joints):
             self._joints = half
             if self._alone:
                 self._objects = half._replace(numbers=half.numbers[:0])
@@ -134,7 +145,7 @@ class RobotState:
     def update_objects(self, stamp: int, names: Sequence[str], values: Any, now: float) -> None:
         """Take an object state; arguments and errors as `update_joints`."""
         half = self._checked(self._object_order, stamp, names, values, now)
-        if half is not None:
+        if half is not None and self._is_wanted(half, self._objects):
             self._objects = half
             self._tell()
 
@@ -163,6 +174,9 @@ class RobotState:
         if self.paired_stamp() is not None:
             with self.changed:
                 self.changed.notify_all()
+
+    def _is_wanted(self, half: _Half, known: _Half | None) -> bool:
+        return known is None or not self._newer or is_news(half.stamp, known.stamp)
 
     def _checked(self, order: NameOrder, stamp: int, names: Sequence[str], values: Any, now: float) -> _Half | None:
         try:

@@ -137,7 +137,6 @@ class TransitionStream:
         """Remember what was acknowledged, so that the next start does not send it again (which would do no harm)."""
         if self._acknowledged == self._saved:
             return
-        self._saved = self._acknowledged
         content: dict[str, str | int] = {"robot_uuid": self.robot_uuid, "records": self._acknowledged}
         try:
             _write(self._folder / "acknowledged.json", content, durable=False)

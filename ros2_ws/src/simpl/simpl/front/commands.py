@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simpl.front.audit_command import AuditSettings
+from simpl.front.faults_command import FaultsSettings
 from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
 from simpl.front.robot_command import RobotSettings
@@ -25,6 +26,7 @@ class Adapt(AdaptSettings):
 COMMANDS = {
     "adapt": Adapt,
     "audit": AuditSettings,
+    "faults": FaultsSettings,
     "record": RecordSettings,
     "replay": ReplaySettings,
     "report": ReportSettings,

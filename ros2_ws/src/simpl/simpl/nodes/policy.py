@@ -70,7 +70,7 @@ class PolicyNode(LifecycleNode):
             between=(0.01, 10.0),
         )
         self._autostart = declare(self, "autostart", True, "configure and activate without being told")
-        self._state = RobotState(self._profile.joint_names, self._profile.objects)
+        self._state = RobotState(self._profile.joint_names, self._profile.objects, newer=not self._settings.lockstep)
         self._loop = PolicyLoop(self._state, self._on_tick, self._settings, self._on_loop_failure)
         self._active = False
         self._worker = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="model-loading")

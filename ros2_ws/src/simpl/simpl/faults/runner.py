@@ -1,0 +1,49 @@
+"""Plays a scenario in a process of its own, in the namespaces it needs; nothing stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from simpl.faults.places import missing, namespaces
+from simpl.faults.scenario import OUTCOME, Outcome, Scenario
+
+LIMIT = 600.0
+"""Longest time for one scenario [s]; each of its waits has a shorter one."""
+
+
+def play_apart(scenario: Scenario, folder: Path) -> Outcome:
+    """Play a scenario in a process of its own; its files go below `folder`, which is created."""
+    why = missing(scenario.needs)
+    if why:
+        return Outcome.of(scenario, left_out=why)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [*namespaces(scenario.needs), sys.executable, "-m", "simpl.faults.run_one", scenario.name, str(folder)]
+    with (folder / "harness.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LIMIT)
+    finally:  # also after Ctrl-C: the nodes are in the session of the scenario
+        _end_session(process)
+    try:
+        document: dict[str, Any] = json.loads((folder / OUTCOME).read_text())
+    except (OSError, ValueError):
+        tail = (folder / "harness.log").read_text(errors="replace")[-2000:]
+        return Outcome.of(scenario, seen=f"the harness ended with status {process.returncode}", tail=tail)
+    document.pop("verdict")
+    return Outcome(**document)
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it left nothing behind
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
