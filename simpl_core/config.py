@@ -261,7 +261,9 @@ META_PRESETS: dict[str, MetaConfig] = {
         buffer_size=20_000,
         encoder_buffer_size=10_000,
         reuse=256.0,
-        epochs=55,
+        epochs=75,
+        gamma=0.97,
+        tau=0.02,
     ),
     "small": MetaConfig(
         epochs=4, context_large=128, tasks_small=2, tasks_large=6, batch_size=64, reuse=16.0, checkpoint_every=1
@@ -274,7 +276,7 @@ META_PRESETS: dict[str, MetaConfig] = {
 }
 ADAPT_PRESETS: dict[str, AdaptConfig] = {
     "official": AdaptConfig(use_conditioning=False),
-    "fast": AdaptConfig(),
+    "fast": AdaptConfig(batch_size=128, reuse=512.0, gamma=0.97),
     "small": AdaptConfig(conditioning_episodes=4, episodes=6, batch_size=64),
     "spirl": AdaptConfig(
         conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0

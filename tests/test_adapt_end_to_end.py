@@ -23,11 +23,11 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from simpl.faults.ros_domain import RosDomain  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from simpl.core.journal import read_records  # noqa: E402
 from simpl.core.transition import unpack  # noqa: E402
+from simpl.faults.ros_domain import RosDomain  # noqa: E402
 
 TASK = "kettle > microwave > slide cabinet"
 STEPS = 180

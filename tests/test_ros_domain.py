@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from simpl.faults import ros_domain
 from simpl.faults.ros_domain import DOMAINS, RosDomain
 

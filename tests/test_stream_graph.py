@@ -27,7 +27,6 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from simpl.faults.ros_domain import RosDomain
 from safetensors import safe_open
 from simpl_interfaces.msg import BundleFile, GuardState, ModelUpdate, PolicyStatus
 from simpl_interfaces.srv import BeginEpisode, ResetScene, StageModel
@@ -39,6 +38,7 @@ from simpl.conversions import float64_field, header, to_policy_action
 from simpl.core.journal import read_records
 from simpl.core.policy_loop import PolicyTick
 from simpl.core.transition import pack, unpack
+from simpl.faults.ros_domain import RosDomain
 
 DOMAIN = RosDomain()
 """Ours until this process ends."""

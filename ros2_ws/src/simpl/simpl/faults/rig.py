@@ -32,7 +32,7 @@ class RosRig:
     """
 
     def __init__(self, domain: int | None = None, logs: Path | None = None) -> None:
-        """`domain` is one that nobody else uses by default; `logs` is the folder that the nodes' output goes to, by default hidden."""
+        """Without `domain` it takes one that nobody else uses; `logs` is the folder of the output, else hidden."""
         runtime_env.prepare()
         self._reserved = RosDomain() if domain is None else None
         self.domain = self._reserved.number if self._reserved else domain
