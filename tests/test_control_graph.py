@@ -80,8 +80,10 @@ class Lockstep:
 @pytest.fixture(scope="module")
 def lockstep(random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lockstep]:
     rig = RosRig()
-    yield Lockstep(rig, random_bundle, tmp_path_factory.mktemp("plant"))
-    rig.close()
+    try:  # nodes that do not come up must not outlive the test
+        yield Lockstep(rig, random_bundle, tmp_path_factory.mktemp("plant"))
+    finally:
+        rig.close()
 
 
 def alone(bundle: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -239,8 +241,10 @@ class RealTime:
 @pytest.fixture(scope="module")
 def real_time_nodes(random_bundle: Path) -> Iterator[RealTime]:
     rig = RosRig()
-    yield RealTime(rig, random_bundle)
-    rig.close()
+    try:
+        yield RealTime(rig, random_bundle)
+    finally:
+        rig.close()
 
 
 @pytest.fixture

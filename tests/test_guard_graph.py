@@ -112,8 +112,10 @@ class Graph:
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
     rig = RosRig()
-    yield Graph(rig, tmp_path, DOCUMENT, topics.COMMANDS)
-    rig.close()
+    try:  # a guard that does not come up must not outlive the test
+        yield Graph(rig, tmp_path, DOCUMENT, topics.COMMANDS)
+    finally:
+        rig.close()
 
 
 def judged(graph: Graph) -> np.ndarray:

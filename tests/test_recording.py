@@ -231,6 +231,7 @@ def test_the_node_records_what_it_hears_and_replay_says_it_again(rig: RosRig, tm
     again = rig.listen(dataclasses.replace(interfaces.TRANSITIONS, name="/replay/transitions"))
     live = rig.listen(interfaces.TRANSITIONS)
     monkeypatch.setenv("ROS_DOMAIN_ID", str(rig.domain))
+    monkeypatch.setattr("simpl.front.record_command.DISCOVERY", 60.0)  # it ends when the listener is found
     counts = publish(path, ("/transitions",), "replay", 0.0)
     assert counts == {"/transitions": 200}
     wait_for(lambda: len(again) == 200)
