@@ -39,7 +39,7 @@ class TaskEmbedding(NamedTuple):
     scale: Float32
 
 
-class _BoundModel:
+class BoundModel:
     """One network with its buffers: a call reads and writes the same memory every time."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
@@ -73,8 +73,8 @@ class PolicyRunner:
         manifest = bundle.manifest
         self._horizon = manifest.horizon
         self._lowest, self._highest = manifest.robot.action_limits
-        self._policy = _BoundModel(bundle.sessions["skill_policy"])
-        self._decoder = _BoundModel(bundle.sessions["skill_decoder"])
+        self._policy = BoundModel(bundle.sessions["skill_policy"])
+        self._decoder = BoundModel(bundle.sessions["skill_decoder"])
         self._encoder = bundle.sessions["task_encoder"]
         self._z = self._decoder.inputs["z"][0]  # a view: writing the skill is setting the decoder's input
         self._noise = np.zeros(manifest.z_dim, np.float32)
@@ -181,7 +181,7 @@ class RewardModel:
         """
         bundle.path(REWARD)
         self._manifest = bundle.manifest
-        self._model = _BoundModel(bundle.sessions[REWARD])
+        self._model = BoundModel(bundle.sessions[REWARD])
 
     def reward(self, next_state: ArrayLike, e: ArrayLike) -> float:
         """The reward of a step that ended in `next_state` (S,), for the task with embedding `e` (E,).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simpl.front.audit_command import AuditSettings
+from simpl.front.bench_command import BenchControl, BenchOnnx
 from simpl.front.faults_command import FaultsSettings
 from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
@@ -32,3 +33,6 @@ COMMANDS = {
     "report": ReportSettings,
     "robot": RobotSettings,
 }
+
+BENCHES = {"control": BenchControl, "onnx": BenchOnnx}
+"""Subcommands of `simpl bench`."""
