@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from simpl_core.cli_bench import BENCHES, bench_group
 from simpl_core.cli_collect import Collect
 from simpl_core.cli_plot import Plot
 from simpl_core.cli_reproduce import Reproduce
@@ -300,7 +301,9 @@ COMMANDS = {
     "presets": Presets,
 }
 ROBOT_COMMANDS = ("adapt", "audit", "faults", "record", "replay", "report", "robot")
-"""Commands of the ROS package, `simpl.front.commands`."""
+"""Commands of the ROS package, `simpl.front.commands.COMMANDS`."""
+ROBOT_BENCHES = ("control", "onnx")
+"""Its benchmarks, `simpl.front.commands.BENCHES`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -327,7 +330,11 @@ def _parse(arguments: list[str]) -> Any:
     # These belong to the ROS package; a workstation without it still has all the others.
     wanted = bool(arguments) and arguments[0] in ROBOT_COMMANDS
     if wanted or not arguments or arguments[0] in ("-h", "--help"):
-        commands |= _robot_commands(required=wanted)
+        commands |= _robot_commands("COMMANDS", required=wanted)
+    benches = dict(BENCHES)
+    if arguments[:1] == ["bench"]:
+        benches |= _robot_commands("BENCHES", required=len(arguments) > 1 and arguments[1] in ROBOT_BENCHES)
+    commands["bench"] = bench_group(benches)
     return tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="simpl",
@@ -337,7 +344,7 @@ def _parse(arguments: list[str]) -> Any:
     )
 
 
-def _robot_commands(required: bool) -> dict[str, Any]:
+def _robot_commands(table: str, required: bool) -> dict[str, Any]:
     try:
         from simpl.front import commands
     except ModuleNotFoundError as error:
@@ -347,7 +354,7 @@ def _robot_commands(required: bool) -> dict[str, Any]:
                 "the packages simpl and simpl_interfaces"
             ) from error
         return {}
-    return dict(commands.COMMANDS)
+    return dict(getattr(commands, table, {}))
 
 
 def _locate(data: str) -> Path:
