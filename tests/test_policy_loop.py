@@ -47,9 +47,10 @@ class Rig:
 
     def __init__(self, **settings):
         self.time = 50.0
-        self.state = RobotState(JOINTS, OBJECTS)
+        chosen = LoopSettings(**settings)
+        self.state = RobotState(JOINTS, OBJECTS, newer=not chosen.lockstep)  # as the node does it
         self.sent = []
-        self.loop = PolicyLoop(self.state, self.sent.append, LoopSettings(**settings), now=lambda: self.time)
+        self.loop = PolicyLoop(self.state, self.sent.append, chosen, now=lambda: self.time)
         self.loop.stage(make_model())
 
     def see(self, stamp, a=1.0, b=2.0, door=3.0):

@@ -11,19 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sim import KITCHEN_ID, MAZE_ID, register_envs
+
 Skills = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(states, e) -> mean and scale of z."""
 Decode = Callable[[Tensor, Tensor], Tensor]
 """(states, z) -> actions."""
 
-IDS = {"kitchen": "sim:simpl/Kitchen-v0", "maze": "sim:simpl/Maze-v0"}
+IDS = {"kitchen": KITCHEN_ID, "maze": MAZE_ID}
+
+
+def make(name: str, task: Any) -> gymnasium.Env[Any, Any]:
+    """The environment for `task`; also in a process of its own, where none is registered yet."""
+    register_envs()
+    return gymnasium.make(name, task=task)
 
 
 class GymRollouts:
     """One environment a task in `SyncVectorEnv` or, `spread` over processes, in `AsyncVectorEnv`."""
 
     def __init__(self, domain: str, tasks: Sequence[Any], skills: Skills, decode: Decode, horizon: int) -> None:
-        self._makers = [partial(gymnasium.make, IDS[domain], task=task) for task in tasks]
+        self._makers = [partial(make, IDS[domain], task) for task in tasks]
         self._skills, self._decode, self._horizon = skills, decode, horizon
         self._env: gymnasium.vector.VectorEnv | None = None
 
@@ -62,7 +70,7 @@ class GymRollouts:
 
 def retrace(domain: str, task: Any, seed: int, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Observations (T + 1, S) and rewards (T,) that `actions` (T, A) bring in one environment of its own."""
-    env = gymnasium.make(IDS[domain], task=task)
+    env = make(IDS[domain], task)
     observations, rewards = [env.reset(seed=seed)[0]], []
     for action in actions:
         observation, reward, *_ = env.step(action)

@@ -30,7 +30,7 @@ from simpl.core.model_store import ModelRefusedError, ModelStore, ModelUpdate, S
 from simpl.core.plan import RunPlan, open_plan
 from simpl.core.policy_types import PolicyTick
 from simpl.core.recorder import GuardRecord
-from simpl.core.report import RunFacts, StreamCounts, build_report, write_report
+from simpl.core.report import RunFacts, StreamCounts, build_report, is_finished, write_report
 from simpl.core.stream import TransitionStream
 from simpl.core.transition import Transition
 from simpl.graph import REWARD_MODEL
@@ -90,7 +90,7 @@ class BridgeSession:
         """
         self._folder, self._wire, self._bundle = Path(folder), wire, bundle
         self._drain_wait = drain_wait
-        if _is_finished(self._folder / "report.json"):
+        if is_finished(self._folder / "report.json"):
             raise ConfigError(f"{self._folder} holds a finished run; choose another folder")
         reward_model = RewardModel(bundle) if plan.reward == REWARD_MODEL else None  # before anything is written
         continued = open_plan(self._folder / "bridge", plan)
@@ -374,15 +374,6 @@ class BridgeSession:
             write_report(self._folder / "report.json", report)
         except OSError as error:  # the arm stands by now; what the report would say is in the journal
             log.error("report.json cannot be written: %s", error)
-
-
-def _is_finished(report: Path) -> bool:
-    try:
-        return not json.loads(report.read_text()).get("interrupted", False)
-    except FileNotFoundError:
-        return False
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{report} is damaged: {error}") from error
 
 
 def _result_of(recorded: RecordedEpisode, subtasks: tuple[str, ...]) -> EpisodeDone:

@@ -208,7 +208,7 @@ class EpisodeMachine:
         """
         if self.state is not State.READY or self._latched:
             raise SimplError(f"nothing waits for the scene; now: {self._latched or self.status}")
-        return self._go_home(now) if self._away else self._begin(now)
+        return self._ask(Home(), State.HOMING, HOME_WAIT, now) if self._away else self._begin(now)
 
     def on_learner(self, considered: int, now: float) -> list[Command]:
         """The learner lives and has dealt with all transitions up to `considered`, with a new model or without."""
@@ -287,11 +287,8 @@ class EpisodeMachine:
         self._number += 1
         self._episode_start = now
         if self.plan.scene == OPERATOR:
-            return self._go_home(now)
+            return self._ask(Home(), State.HOMING, HOME_WAIT, now)
         return self._ask(ResetScene(self._number, self.schedule.scene_seed()), State.RESETTING, ANSWER_WAIT, now)
-
-    def _go_home(self, now: float) -> list[Command]:
-        return self._ask(Home(), State.HOMING, HOME_WAIT, now)
 
     def _begin(self, now: float) -> list[Command]:
         conditioning = self.schedule.phase == "conditioning"

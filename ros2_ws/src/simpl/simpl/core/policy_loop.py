@@ -87,16 +87,8 @@ class PolicyLoop:
     # -- from the service thread ---------------------------------------------------------------------------------
 
     def stage(self, model: LoadedModel) -> None:
-        """Let `model`, loaded and warm, act from the next episode on.
-
-        Raises:
-            SimplError: its actions last several control periods, and in lockstep a plant lets each last one.
-        """
-        if self._settings.lockstep and model.periods != 1:
-            raise SimplError(
-                f"an action of model {model.version[:12]} lasts {model.periods} control periods; in lockstep the "
-                "control rate of the robot profile must be the model's"
-            )
+        """Let `model`, loaded and warm, act from the next episode on; SimplError if it does not fit the settings."""
+        self._settings.check(model)
         with self._lock:
             self._staged = model
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simpl.core.interpolation import Interpolation
+from simpl_core.errors import SimplError
 
 FloatArray = NDArray[np.float32]
 
@@ -117,6 +118,18 @@ class LoopSettings:
     settle_timeout: float = 0.5
     resend_after: float = 5.0
     hang_timeout: float = 2.0
+
+    def check(self, model: LoadedModel) -> None:
+        """Refuse a model that a plant in lockstep cannot play: it lets each command last one period.
+
+        Raises:
+            SimplError: its actions last several.
+        """
+        if self.lockstep and model.periods != 1:
+            raise SimplError(
+                f"an action of model {model.version[:12]} lasts {model.periods} control periods; in lockstep the "
+                "control rate of the robot profile must be the model's"
+            )
 
 
 @dataclass

@@ -16,6 +16,7 @@ from simpl.core.commands import EpisodeDone
 from simpl.core.episode_log import Tally
 from simpl.core.plan import RunPlan
 from simpl.graph import PHASES
+from simpl_core.errors import ConfigError
 
 PACKAGES = ("simpl-core", "numpy", "onnxruntime")
 
@@ -115,3 +116,17 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def is_finished(path: Path) -> bool:
+    """Whether `path` is the report of a run that came to its end.
+
+    Raises:
+        ConfigError: it is there and cannot be read.
+    """
+    try:
+        return not json.loads(path.read_text()).get("interrupted", False)
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
