@@ -50,3 +50,17 @@ def test_nodes_that_announce_themselves_late_are_seen_beside_others(monkeypatch:
     monkeypatch.setattr(monitor, "Node", Node)
     monkeypatch.setattr(monitor.time, "sleep", lambda _: heard.append(("guard", "/left")))
     assert monitor.running_nodes(46) == ["/daemon", "/left/guard"]
+
+
+def test_a_range_of_numbers_is_one_of_floats() -> None:
+    """Messages of older distributions take nothing else, and a guard would not start there."""
+    declared: list[Any] = []
+
+    def declare_parameter(_: str, default: Any, descriptor: Any) -> Any:
+        declared.append(descriptor)
+        return SimpleNamespace(value=default)
+
+    node: Any = SimpleNamespace(declare_parameter=declare_parameter)
+    assert running.declare(node, "zero_repeat", 0.1, "seconds", between=(0, 10)) == 0.1
+    (limits,) = declared[0].floating_point_range
+    assert [type(limits.from_value), type(limits.to_value)] == [float, float]

@@ -115,10 +115,9 @@ class BridgeSession:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bridge-worker")
         self._jobs: list[tuple[Future[Any], Callable[[Future[Any], float], None]]] = []
         self._last_time: float | None = None
-        self._saved_at = 0.0
+        self._saved_at = self._drain_until = 0.0
         self._duplicates = 0
         self._finish: Finish | None = None
-        self._drain_until = 0.0
         self.finished = False
 
     @property
@@ -336,8 +335,7 @@ class BridgeSession:
                 self._machine.warnings.append(str(error))
             return
         if model is not None:
-            epoch, seq = model.trained_on
-            covers = seq if epoch == self._stream.epoch else 0
+            covers = model.trained_on[1] if model.trained_on[0] == self._stream.epoch else 0
             self._perform(self._machine.on_model(model.version, covers, now), now)
 
     def _read_back(self, subtasks: tuple[str, ...]) -> list[EpisodeDone]:

@@ -33,7 +33,7 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
-from simpl.core.guard import HELD, Mode
+from simpl.core.guard import HELD
 from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan, Schedule
@@ -78,8 +78,7 @@ class EpisodeMachine:
         self._retry_at: float | None = None
         self._last_tick = self._episode_start = self._label_by = 0.0
         self._aborts = self._mismatches = 0
-        # The policy: after a BeginEpisode that failed or was not answered, and in an episode of an earlier start.
-        self._may_be_running = last_number > 0
+        self._may_be_running = last_number > 0  # the policy: since an earlier start, or a BeginEpisode without success
         self._away = ""  # why the arm is not home
         self._latched = ""  # why the guard holds the arm until somebody resets it
         self._stop: Finish | None = None
@@ -95,8 +94,7 @@ class EpisodeMachine:
     def status(self) -> str:
         """One line for people: what is waited for."""
         if self.state is State.HELD:
-            release = "guard/resume" if self._latched.startswith(Mode.PAUSED.name) else "guard/reset"
-            return f"waiting for {release}: {self._latched}"
+            return f"waiting for guard/{'resume' if self._latched.startswith('PAUSED') else 'reset'}: {self._latched}"
         if self.state is State.READY and self._away:
             return f"the arm is not home ({self._away}): see to it, then call episode/ready to try again"
         if self.state is State.MODEL and self.warnings:

@@ -145,7 +145,7 @@ def declare(
     """
     descriptor = ParameterDescriptor(description=description, read_only=True)
     if between is not None and isinstance(default, float):
-        descriptor.floating_point_range = [FloatingPointRange(from_value=between[0], to_value=between[1])]
+        descriptor.floating_point_range = [FloatingPointRange(from_value=float(between[0]), to_value=float(between[1]))]
     elif between is not None:
         descriptor.integer_range = [IntegerRange(from_value=int(between[0]), to_value=int(between[1]))]
     return node.declare_parameter(name, default, descriptor).value
