@@ -92,6 +92,14 @@ def test_an_unknown_scenario_is_named_with_those_that_exist() -> None:
         run_faults(FaultsSettings(only=("meteor",)))
 
 
+def test_a_graph_that_did_not_get_going_is_played_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plays = [outcome(reached=False), outcome(struck=True, reached=False, seen="second")]
+    monkeypatch.setattr("simpl.faults.runner._play", lambda *_: plays.pop(0))
+    assert play_apart(SCENARIOS["policy_sigkill"], tmp_path).seen == "second"
+    plays = [outcome(struck=True, reached=False, seen="first")]
+    assert play_apart(SCENARIOS["policy_sigkill"], tmp_path).seen == "first"
+
+
 def test_a_scenario_that_breaks_fails_and_leaves_no_process(tmp_path: Path) -> None:
     unknown = Scenario("no_such_scenario", "", "", lambda _: "")
     failed = play_apart(unknown, tmp_path / "play")

@@ -36,6 +36,7 @@ def play(scenario: Scenario, folder: Path, domain: int | None = None) -> Outcome
             outcome.seen = str(error)
         except Exception:  # noqa: BLE001  a scenario that breaks is a scenario that failed; the others go on
             outcome.seen = traceback.format_exc()
+        outcome.struck = stage.struck
         outcome.time_to_zero, outcome.lost, outcome.duplicated = stage.time_to_zero, stage.lost, stage.duplicated
         outcome.audit = stage.audit.document() if stage.audit else {}
         if stage.unheard:

@@ -19,10 +19,18 @@ LIMIT = 600.0
 
 
 def play_apart(scenario: Scenario, folder: Path) -> Outcome:
-    """Play a scenario in a process of its own; its files go below `folder`, which is created."""
+    """Play a scenario in a process of its own; its files go below `folder`, which is created.
+
+    Where the graph did not get going, so that the fault was never done, it is played once more.
+    """
     why = missing(scenario.needs)
     if why:
         return Outcome.of(scenario, left_out=why)
+    outcome = _play(scenario, folder)
+    return outcome if outcome.struck else _play(scenario, folder / "again")
+
+
+def _play(scenario: Scenario, folder: Path) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     command = [*namespaces(scenario.needs), sys.executable, "-m", "simpl.faults.run_one", scenario.name, str(folder)]
     with (folder / "harness.log").open("wb") as log:

@@ -59,6 +59,7 @@ class Outcome:
 
     Attributes:
         seen: in a few words.
+        struck: the fault was done; a graph that was never in motion says nothing about it.
         reached: the expected end state came.
         time_to_zero: from the fault to the first command of zeros after the last that moved [s], by a listener of our
             own on the command topic; None where the arm was not to stop.
@@ -75,6 +76,7 @@ class Outcome:
     expected: str
     within: float | None = None
     seen: str = ""
+    struck: bool = False
     reached: bool = False
     time_to_zero: float | None = None
     lost: int | None = None

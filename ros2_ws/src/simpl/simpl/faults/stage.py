@@ -24,6 +24,8 @@ from simpl.front.preflight import shipped_bundle
 
 PATIENCE = 90.0
 """Longest wait for what is expected [s]: machines are slow and busy, and a time is told anyhow."""
+LEARNER_PATIENCE = 300.0
+"""The same for a learner, which loads PyTorch first [s]."""
 HOLD = 0.5
 """Zeros that last so long count as a stop [s]."""
 MOVES = 0.01
@@ -43,6 +45,7 @@ class Stage:
         commands: everything on the command topic.
         guard: everything the guard says of it.
         actions: everything the policy wants.
+        struck: the fault was done.
         time_to_zero: of the newest stop [s].
         audit: of the run, once it was made.
         unheard: commands, from the first that moves the arm on, that we heard and the arm did not.
@@ -66,6 +69,7 @@ class Stage:
         self.unheard = 0
         self._skipped = 0
         self._learns = False
+        self.struck = False
         self._struck_at = 0.0
         self._struck: dict[int, int] = {}
 
@@ -104,7 +108,7 @@ class Stage:
         self._learns = True
         said = self.rig.listen(topics.LEARNER_STATUS)
         self.rig.start("learner", bundle=self.bundle, run_folder=self.run, preset="small", **any_)
-        wait_for(lambda: bool(said), PATIENCE, "the learner does not come up")
+        wait_for(lambda: bool(said), LEARNER_PATIENCE, "the learner does not come up")
 
     def wait_for_motion(self, step: int = 15) -> None:
         """Until the arm moves, in the middle of a skill, `step` steps or more into an episode."""
@@ -133,7 +137,7 @@ class Stage:
     def strike(self, fault: Callable[[], object]) -> None:
         """Do it, and count time and messages from now on."""
         self._struck = {id(log): len(log) for log in (self.commands, self.guard, self.actions)}
-        self._struck_at = time.monotonic()
+        self._struck_at, self.struck = time.monotonic(), True
         fault()
 
     def since(self, log: Log) -> list[Any]:
