@@ -84,10 +84,13 @@ class KitchenVector:
             raise ValueError(f"a slot is named twice in {chosen}")
         steps: dict[int, KitchenStep] = {}
         queue = iter(zip(chosen, rows, strict=True))  # shared: a thread that is free takes the next slot
-        work = [self._pool.submit(self._serve, kitchen, queue, steps) for kitchen in self._kitchens]
-        wait(work)
-        for served in work:
-            served.result()  # raises what the thread raised
+        if min(len(self._kitchens), len(chosen)) < 2:  # no other thread to hand anything to
+            self._serve(self._kitchens[0], queue, steps)
+        else:
+            work = [self._pool.submit(self._serve, kitchen, queue, steps) for kitchen in self._kitchens]
+            wait(work)
+            for served in work:
+                served.result()  # raises what the thread raised
         return _stack([steps[slot] for slot in chosen])
 
     def judge(self, episode: Episode, task: KitchenTask) -> Episode:

@@ -7,6 +7,8 @@ Sizes come from the configuration; nothing here knows a task, a simulator or an 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import TypeAlias, cast
 
@@ -48,6 +50,36 @@ class SkillMLP(nn.Sequential):
         for _ in range(middle):
             modules += [nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2)]
         super().__init__(*modules, nn.Linear(hidden, out_dim))
+
+    def direct(self) -> Callable[[Tensor], Tensor]:
+        """The same in evaluation mode, bit for bit, as a chain of functions on the weights of the moment.
+
+        Modules that call modules take more time than the arithmetic of a few rows does.
+        """
+        steps: list[Callable[[Tensor], Tensor]] = []
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                steps.append(partial(functional.linear, weight=layer.weight, bias=layer.bias))
+            elif isinstance(layer, nn.BatchNorm1d):
+                steps.append(
+                    partial(
+                        functional.batch_norm,
+                        running_mean=layer.running_mean,
+                        running_var=layer.running_var,
+                        weight=layer.weight,
+                        bias=layer.bias,
+                        eps=layer.eps,
+                    )
+                )
+            else:
+                steps.append(partial(functional.leaky_relu, negative_slope=cast(nn.LeakyReLU, layer).negative_slope))
+
+        def answer(x: Tensor) -> Tensor:
+            for step in steps:
+                x = step(x)
+            return x
+
+        return answer
 
 
 class SkillEncoder(nn.Module):

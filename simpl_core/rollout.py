@@ -21,7 +21,7 @@ from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, Float32
 from simpl_core.errors import ConfigError
 from simpl_core.learner import torch_threads
-from simpl_core.networks import Decoder
+from simpl_core.networks import Decoder, SkillDecoder
 
 ROW_BLOCK = 16
 """Batches are padded to a multiple: a few rows alone, or the tail of a vector loop, round differently."""
@@ -115,6 +115,7 @@ class SkillActor:
     ) -> None:
         """`horizon` control steps a skill; `control_period` [s] is for time stamps only."""
         self._decoder, self._policies = decoder.eval(), policies
+        self._direct = decoder.net.direct() if isinstance(decoder, SkillDecoder) else None
         self.horizon, self.control_period = horizon, control_period
 
     def skills(self, policy: int, states: Float32, embeddings: Float32) -> tuple[Float32, Float32]:
@@ -125,7 +126,10 @@ class SkillActor:
 
     def actions(self, states: Float32, z: Float32) -> Float32:
         """Decoder's actions until it looks again (n, 1 or H, A), clipped to [-1, 1]."""
-        decoded = self._decoder.decode(_padded(states).unsqueeze(1), _padded(z))
+        if self._direct is not None:
+            decoded = self._direct(torch.cat([_padded(states), _padded(z)], dim=1)).unsqueeze(1)
+        else:
+            decoded = self._decoder.decode(_padded(states).unsqueeze(1), _padded(z))
         actions: Float32 = decoded[: len(states)].clamp(-1.0, 1.0).numpy()
         return actions
 
@@ -215,7 +219,7 @@ def _step(env: SlotEnv, actor: SkillActor, running: dict[int, _Running]) -> list
     rows = [running[slot] for slot in slots]
     _choose_skills(actor, [row for row in rows if len(row.actions) % actor.horizon == 0])
     _plan_actions(actor, [row for row in rows if not row.planned])
-    actions = np.stack([row.planned.popleft() for row in rows])
+    actions = np.array([row.planned.popleft() for row in rows])
     result = env.step(np.array(slots, np.int64), actions)
     if not np.isfinite(result.observations).all():
         raise ConfigError(f"the environment answered with observations that are not finite in slots {slots}")
@@ -247,7 +251,7 @@ def _choose_skills(actor: SkillActor, rows: Sequence[_Running]) -> None:
 def _plan_actions(actor: SkillActor, rows: Sequence[_Running]) -> None:
     """Look at the state: a closed-loop decoder does so at every step, an open-loop one when a skill begins."""
     if rows:
-        states, skills = np.stack([row.observations[-1] for row in rows]), np.stack([row.skills[-1] for row in rows])
+        states, skills = np.array([row.observations[-1] for row in rows]), np.array([row.skills[-1] for row in rows])
         for row, actions in zip(rows, actor.actions(states, skills), strict=True):
             row.planned.extend(actions)
 
