@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import random
@@ -52,6 +53,7 @@ class RosRig:
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._closing = False
         self._thread.start()
+        atexit.register(self._kill)  # whoever made us may fail before there is anybody to close us
 
     def start(
         self,
@@ -135,8 +137,8 @@ class RosRig:
 
     def close(self) -> None:
         """End every process and our own node."""
-        for process in self.processes.values():
-            process.kill()
+        atexit.unregister(self._kill)
+        self._kill()
         for process in self.processes.values():
             process.wait(timeout=PATIENCE)
         self._closing = True
@@ -145,6 +147,10 @@ class RosRig:
         rclpy.shutdown(context=self.context)
         if self._hidden is not None:
             self._hidden.cleanup()
+
+    def _kill(self) -> None:
+        for process in self.processes.values():
+            process.kill()
 
     def _spin(self) -> None:
         while not self._closing:
