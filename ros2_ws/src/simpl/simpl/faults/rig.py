@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -48,6 +49,7 @@ class RosRig:
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._closing = False
         self._thread.start()
+        atexit.register(self._kill)  # whoever made us may fail before there is anybody to close us
 
     def start(
         self,
@@ -131,8 +133,8 @@ class RosRig:
 
     def close(self) -> None:
         """End every process and our own node."""
-        for process in self.processes.values():
-            process.kill()
+        atexit.unregister(self._kill)
+        self._kill()
         for process in self.processes.values():
             process.wait(timeout=PATIENCE)
         self._closing = True
@@ -143,6 +145,10 @@ class RosRig:
             self._reserved.release()
         if self._hidden is not None:
             self._hidden.cleanup()
+
+    def _kill(self) -> None:
+        for process in self.processes.values():
+            process.kill()
 
     def _spin(self) -> None:
         while not self._closing:

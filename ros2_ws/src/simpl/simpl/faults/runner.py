@@ -14,7 +14,7 @@ from typing import Any
 from simpl.faults.places import missing, namespaces
 from simpl.faults.scenario import OUTCOME, Outcome, Scenario
 
-LIMIT = 600.0
+LIMIT = 1200.0
 """Longest time for one scenario [s]; each of its waits has a shorter one."""
 
 

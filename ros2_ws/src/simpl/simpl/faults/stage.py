@@ -24,8 +24,8 @@ from simpl.front.preflight import shipped_bundle
 
 PATIENCE = 90.0
 """Longest wait for what is expected [s]: machines are slow and busy, and a time is told anyhow."""
-LEARNER_PATIENCE = 300.0
-"""The same for a learner, which loads PyTorch first [s]."""
+START_PATIENCE = 300.0
+"""The same for a graph that starts, and for a learner, which loads PyTorch first [s]."""
 HOLD = 0.5
 """Zeros that last so long count as a stop [s]."""
 MOVES = 0.01
@@ -108,7 +108,7 @@ class Stage:
         self._learns = True
         said = self.rig.listen(topics.LEARNER_STATUS)
         self.rig.start("learner", bundle=self.bundle, run_folder=self.run, preset="small", **any_)
-        wait_for(lambda: bool(said), LEARNER_PATIENCE, "the learner does not come up")
+        wait_for(lambda: bool(said), START_PATIENCE, "the learner does not come up")
 
     def wait_for_motion(self, step: int = 15) -> None:
         """Until the arm moves, in the middle of a skill, `step` steps or more into an episode."""
@@ -118,7 +118,7 @@ class Stage:
             return action.active and action.episode > 0 and action.step >= step and action.step % 10 in (3, 4, 5, 6)
 
         try:
-            self.actions.wait(mid_skill, start=start, patience=PATIENCE)
+            self.actions.wait(mid_skill, start=start, patience=START_PATIENCE)
             start = len(self.commands)
             self.commands.wait(moves, start=start, patience=PATIENCE)
         except TimeoutError as error:
