@@ -24,8 +24,8 @@ from simpl_core.networks import SkillPolicy
 from simpl_core.rollout import RolloutJob, SkillActor, SlotEnv, collect
 
 TOLERANCE = 1e-4
-"""What one Gymnasium environment observes under our actions, and what the networks answer when asked for those states
-alone. (Episodes of two loops would part: contacts make large differences of rounding.)"""
+"""What one Gymnasium environment observes under our actions, and what the networks answer when asked for all states at
+once. (Episodes of two loops would part: contacts make large differences of rounding.)"""
 CHECKED_EPISODES = 2
 
 
@@ -128,25 +128,24 @@ def _embeddings(jobs: Sequence[RolloutJob], count: int) -> Tensor:
 def differences(
     domain: Domain, models: Models, jobs: Sequence[RolloutJob], episodes: Sequence[Episode], module: ModuleType
 ) -> Mapping[str, float]:
-    """Largest differences between `episodes` and what Gymnasium and the networks make of each of their steps alone."""
+    """Largest differences between `episodes` and what Gymnasium and the networks make of their actions and states."""
     found = {"observations": 0.0, "rewards": 0.0, "skills": 0.0, "actions": 0.0}
 
     def note(what: str, ours: Any, theirs: Any) -> None:
-        found[what] = max(found[what], float(np.abs(np.asarray(ours) - np.asarray(theirs)).max()))
+        apart = np.abs(np.asarray(ours) - np.asarray(theirs))
+        found[what] = float(np.maximum(found[what], apart.max()))  # unlike max() it keeps what is not a number
 
     for job, episode in zip(jobs, episodes, strict=False):
         observations, rewards = module.retrace(domain.name, job.task, job.seed, episode.actions)
         note("observations", episode.observations, observations)
         note("rewards", episode.rewards, rewards)
         noise = np.random.default_rng([job.seed, 1])
-        states = torch.from_numpy(episode.observations[:-1])
-        skills = np.searchsorted(episode.skill_starts, np.arange(len(episode)), "right") - 1
-        for step, skill in enumerate(skills):
-            state = states[step : step + 1]
-            if step in episode.skill_starts and models.skill_policy is not None:
-                mean, scale = models.skill_policy(state, torch.from_numpy(job.embedding).unsqueeze(0))
-                drawn = noise.standard_normal(mean.shape[1], dtype=np.float32)
-                note("skills", episode.skills[skill], (mean + scale * torch.from_numpy(drawn)).squeeze(0))
-            z = torch.from_numpy(episode.skills[skill : skill + 1])
-            note("actions", episode.actions[step], _decode(models)(state, z).clamp(-1.0, 1.0).squeeze(0))
+        states, lengths = torch.from_numpy(episode.observations), np.diff([*episode.skill_starts, len(episode)])
+        if models.skill_policy is not None:
+            e = torch.from_numpy(job.embedding).expand(len(episode.skills), -1)
+            mean, scale = models.skill_policy(states[episode.skill_starts], e)
+            drawn = np.stack([noise.standard_normal(mean.shape[1], dtype=np.float32) for _ in episode.skills])
+            note("skills", episode.skills, mean + scale * torch.from_numpy(drawn))
+        z = torch.from_numpy(np.repeat(episode.skills, lengths, axis=0))
+        note("actions", episode.actions, _decode(models)(states[:-1], z).clamp(-1.0, 1.0))
     return found

@@ -24,6 +24,8 @@ CHECKED_STEPS = 3
 ACTION_DIM = 2  # of the decoder, which takes no part
 EPISODE = 28
 """Skill transitions of a made-up episode."""
+MOST_PER_TASK = 3000
+"""Made-up transitions; buffers that hold more are not filled, which a step does not notice."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def _differences(agent: Any, baseline: Any, networks: dict[str, str]) -> dict[st
         ours, theirs = agent.update(1), baseline.step()
         if ours.keys() != theirs.keys():
             return {f"metrics only one of them has: {', '.join(sorted(ours.keys() ^ theirs.keys()))}": float("inf")}
-        found["metrics"] = max(found["metrics"], *(relative_difference(ours[name], theirs[name]) for name in ours))
+        apart = [relative_difference(ours[name], theirs[name]) for name in ours]
+        found["metrics"] = float(np.max([found["metrics"], *apart]))  # unlike max() it keeps what is not a number
         if number == 0:
             found |= {what: _gradients_apart(getattr(agent, n), getattr(baseline, n)) for what, n in networks.items()}
     return found
@@ -92,14 +95,15 @@ def _gradients_apart(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:
 
 
 def meta_agent(setting: MetaSetting, seed: int = 0) -> SimplAgent:
-    """An agent whose buffers are full of made-up transitions."""
+    """An agent whose buffers hold made-up transitions."""
     torch.manual_seed(seed)
     prior = skill_networks(setting.skills, ACTION_DIM).prior.eval()
     agent, config = SimplAgent(setting.config, prior, setting.tasks, seed), setting.config
     for task in range(setting.tasks):
         rng = np.random.default_rng([seed, task])
-        for buffer_size, replay in ((config.buffer_size, True), (config.encoder_buffer_size, False)):
-            agent.add_all([Experience(task, _transitions(setting.skills, buffer_size, rng), replay, not replay)])
+        for size, replay in ((config.buffer_size, True), (config.encoder_buffer_size, False)):
+            steps = _transitions(setting.skills, min(size, MOST_PER_TASK), rng)
+            agent.add_all([Experience(task, steps, replay, not replay)])
     return agent
 
 

@@ -81,6 +81,8 @@ def test_rollouts_are_those_of_one_gymnasium_environment() -> None:
     found = bench_rollouts.differences(where, models, jobs, episodes, module)
     assert found["observations"] == found["rewards"] == 0.0
     assert 0.0 <= max(found["skills"], found["actions"]) < 1e-5
+    episodes[0].rewards[100] = float("nan")
+    assert np.isnan(bench_rollouts.differences(where, models, jobs, episodes, module)["rewards"])
     episodes[0].actions[100] += 0.1
     found = bench_rollouts.differences(where, models, jobs, episodes, module)
     assert min(found["observations"], found["actions"]) > bench_rollouts.TOLERANCE
