@@ -28,6 +28,7 @@ from simpl_interfaces.msg import PolicyAction  # noqa: E402
 from simpl import interfaces as topics  # noqa: E402
 from simpl.conversions import float64_field, header, to_joint_state  # noqa: E402
 from simpl.core.guard import Flags, Mode  # noqa: E402
+from simpl.core.trajectory import LAG  # noqa: E402
 from simpl.nodes.controllers import ControllerWatch  # noqa: E402
 
 DOCUMENT = arm(jerk=5000.0, box=True, rate=20.0)
@@ -206,7 +207,9 @@ def test_trajectories_end_at_rest(tmp_path: Path) -> None:
         assert list(moving.joint_names) == NAMES
         first, last = moving.points
         assert not any(last.velocities) and last.time_from_start.nanosec > first.time_from_start.nanosec == 50_000_000
-        np.testing.assert_allclose(np.subtract(first.positions, READY), np.multiply(first.velocities, 0.05), atol=1e-9)
+        # From where the arm is, or a little ahead where an earlier one was not heard: this arm does not follow.
+        begin = np.subtract(first.positions, np.multiply(first.velocities, 0.05))
+        assert (np.abs(begin - READY) <= LAG * np.array([joint["velocity"] for joint in DOCUMENT["joints"]])).all()
     finally:
         rig.close()
 

@@ -38,9 +38,10 @@ class Interpolation:
         """Begin an action: from the last command, zeros at first, to `wanted` (A,) [rad/s, m/s]."""
         self._begin, self._target, self._passed = self._last, wanted, 0
 
-    def skip(self, periods: int) -> None:
-        """So many control periods went by without a command; actions keep their time."""
+    def skip(self, periods: int) -> bool:
+        """So many control periods went by without a command; actions keep their time. Whether one is due now."""
         self._passed += periods
+        return self.due
 
     def next(self) -> FloatArray:
         """The command (A,) of the next control period."""

@@ -3,8 +3,7 @@
 Two clocks drive it. In real time the loop ticks on absolute deadlines of the steady clock with the newest state there
 is. In lockstep it ticks once for each new stamp that joints and objects share, as fast as the plant answers.
 
-A model is asked once an action. Where an action lasts several control periods the ticks between are interpolated; an
-episode ends between two actions, never within one, unless states stop coming.
+Where an action lasts several control periods the ticks between are interpolated. An episode ends between two actions.
 """
 
 from __future__ import annotations
@@ -87,7 +86,11 @@ class PolicyLoop:
     # -- from the service thread ---------------------------------------------------------------------------------
 
     def stage(self, model: LoadedModel) -> None:
-        """Let `model`, loaded and warm, act from the next episode on; SimplError if it does not fit the settings."""
+        """Let `model`, loaded and warm, act from the next episode on.
+
+        Raises:
+            SimplError: see `LoopSettings.check`.
+        """
         self._settings.check(model)
         with self._lock:
             self._staged = model
@@ -276,34 +279,28 @@ class PolicyLoop:
                 if lockstep
                 else now - snapshot.oldest <= self._settings.state_timeout
             )
-            episode.commands.skip(skipped)
-            due = episode.commands.due
+            due = episode.commands.skip(skipped)
             if episode.ending and (due or not fresh) and (fresh or not lockstep or now >= episode.end_by):
                 self._finish(episode, snapshot, now)
             elif not fresh or snapshot is None:
                 self._wait(episode, now)
-            elif not due:
-                self._go_on(episode, snapshot, now)
-            elif episode.step >= episode.max_steps:
+            elif due and episode.step >= episode.max_steps:
                 self._finish(episode, snapshot, now)
             else:
-                self._act(episode, snapshot, now)
+                self._act(episode, snapshot, now, due)
 
-    def _act(self, episode: Episode, snapshot: Snapshot, now: float) -> None:
-        decision = episode.model.runner.act(snapshot.observation)
-        if decision is None:
-            self._finish(episode, snapshot, now)
-            return
-        episode.commands.aim(decision.action.astype(np.float64) * episode.model.action_scale)
-        episode.decision, episode.substep = decision, 0
-        episode.last = self._send(episode, snapshot, now, decision, episode.commands.next())
-        episode.sent_at = now
-        episode.step += 1
-
-    def _go_on(self, episode: Episode, snapshot: Snapshot, now: float) -> None:
-        """The next command of the action under way."""
+    def _act(self, episode: Episode, snapshot: Snapshot, now: float, due: bool) -> None:
+        """The next command of the action under way, or the first one of a new action."""
         episode.substep += 1
+        if due:
+            episode.decision = episode.model.runner.act(snapshot.observation)
+            if episode.decision is None:
+                self._finish(episode, snapshot, now)
+                return
+            episode.commands.aim(episode.decision.action.astype(np.float64) * episode.model.action_scale)
+            episode.step, episode.substep = episode.step + 1, 0
         episode.last = self._send(episode, snapshot, now, episode.decision, episode.commands.next())
+        episode.sent_at = now
 
     def _wait(self, episode: Episode, now: float) -> None:
         """There is no new state to act on."""
@@ -315,7 +312,6 @@ class PolicyLoop:
 
     def _finish(self, episode: Episode, snapshot: Snapshot | None, now: float) -> None:
         """Terminal tick: the observation after the last action, and zero velocity."""
-        episode.substep = 0
         if snapshot is not None:
             self._send(episode, snapshot, now, None, np.zeros_like(episode.model.action_scale))
         self._episode = None
@@ -341,7 +337,7 @@ class PolicyLoop:
             stamp=snapshot.stamp,
             tick=self._ticks,
             episode=episode.number,
-            step=episode.step - (episode.substep > 0),
+            step=episode.step - (decision is not None),
             observation=snapshot.observation,
             z=decision.z if decision else NOTHING,
             e=episode.e,
@@ -351,7 +347,7 @@ class PolicyLoop:
             model_version=episode.model.version,
             latency=1e3 * (self._now() - snapshot.received),
             active=decision is not None,
-            substep=episode.substep,
+            substep=episode.substep if decision else 0,
         )
         self._publish(tick)
         if decision is not None:  # a terminal tick may report an observation that is old on purpose

@@ -120,10 +120,10 @@ class LoopSettings:
     hang_timeout: float = 2.0
 
     def check(self, model: LoadedModel) -> None:
-        """Refuse a model that a plant in lockstep cannot play: it lets each command last one period.
+        """Whether `model` can act so.
 
         Raises:
-            SimplError: its actions last several.
+            SimplError: its actions last several control periods, and in lockstep a plant lets each last one.
         """
         if self.lockstep and model.periods != 1:
             raise SimplError(

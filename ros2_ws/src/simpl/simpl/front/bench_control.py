@@ -35,7 +35,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Beat(NamedTuple):
-    """Ticks of a control loop, and how many came late by half a period or not at all."""
+    """Ticks of a control loop that were due, and how many came late by half a period or not at all."""
 
     ticks: int
     late: int
@@ -102,7 +102,7 @@ def run_control(bundle: Path, rate: float, seconds: float, *, peers: bool = True
             plant.await_listeners(len(commands), lambda: _check_alive(processes, Path(folder)))
             _begin(plant, Bundle.open(bundle).manifest.e_dim)
             time.sleep(SETTLE)
-            found = _measure(plant, processes, seconds)
+            found = _measure(plant, processes, rate, seconds)
             _check_alive(processes, Path(folder))
             plant.call(interfaces.END_EPISODE, Trigger.Request())
             return found
@@ -139,24 +139,26 @@ def _begin(plant: BenchPlant, e_dim: int) -> None:
         time.sleep(0.2)
 
 
-def _measure(plant: BenchPlant, processes: dict[str, subprocess.Popen[bytes]], seconds: float) -> ControlRun:
-    begin, counted = time.monotonic(), _counts(plant)
+def _measure(
+    plant: BenchPlant, processes: dict[str, subprocess.Popen[bytes]], rate: float, seconds: float
+) -> ControlRun:
+    begin, late, timer = time.monotonic(), _late(plant), plant.timer_ticks
     used = {name: cpu_seconds(processes[name].pid) for name in ("policy", "guard")}
     time.sleep(seconds)
     end = time.monotonic()
-    policy, timer = (Beat(b[0] - a[0], b[1] - a[1]) for a, b in zip(counted, _counts(plant), strict=True))
+    policy = Beat(round(rate * (end - begin)), _late(plant) - late)
+    timer_beat = Beat(plant.timer_ticks[0] - timer[0], plant.timer_ticks[1] - timer[1])
     cpu = {name: (cpu_seconds(processes[name].pid) - before) / (end - begin) for name, before in used.items()}
     delays = {}
     for name, pairs in plant.answers.items():
         when, took = np.array(pairs).reshape(-1, 2).T
         delays[name] = quantiles(split(when, took, begin, end))
-    return ControlRun(delays, policy, timer, cpu)
+    return ControlRun(delays, policy, timer_beat, cpu)
 
 
-def _counts(plant: BenchPlant) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Ticks and late ones so far: of the policy, of the timer node."""
-    status = plant.status
-    return (status.ticks, status.missed) if status else (0, 0), plant.timer_ticks
+def _late(plant: BenchPlant) -> int:
+    """The policy's own count of late ticks so far."""
+    return int(plant.status.missed) if plant.status else 0
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from simpl_core.errors import ConfigError, EnvironmentMissingError
 STATE_RATE = 1000.0
 """Joint states a second [Hz]."""
 _OBJECTS_EVERY = 20  # joint states for each message about objects: a camera's rate
-_DISCOVERY = 30.0  # longest wait for the other nodes [s]
+_DISCOVERY = 90.0  # longest wait for the other nodes [s]
 
 
 class BenchPlant:
@@ -61,7 +61,7 @@ class BenchPlant:
         self._listen()
         self._over = threading.Event()
         self._done: Future[None] = Future()
-        self._executor = new_executor()
+        self._executor = new_executor(self._context)
         self._executor.add_node(self.node)
         self._threads = [threading.Thread(target=body, daemon=True) for body in (self._report, self._spin)]
         for thread in self._threads:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterException, InvalidParameterTypeException, ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -117,13 +118,13 @@ def _run(make: Callable[[Ending], Any], ending: Ending) -> int:
     return ending.status
 
 
-def new_executor() -> Any:
+def new_executor(context: Context | None = None) -> Any:
     """One thread for all callbacks: the events executor where the distribution has it (kilted and newer)."""
     try:
         from rclpy.experimental import EventsExecutor
     except ImportError:
-        return SingleThreadedExecutor()
-    return EventsExecutor()
+        return SingleThreadedExecutor(context=context)
+    return EventsExecutor(context=context)
 
 
 def declare(
