@@ -140,12 +140,13 @@ def differences(
         note("observations", episode.observations, observations)
         note("rewards", episode.rewards, rewards)
         noise = np.random.default_rng([job.seed, 1])
-        states, lengths = torch.from_numpy(episode.observations), np.diff([*episode.skill_starts, len(episode)])
+        lengths = np.diff([*episode.skill_starts, len(episode)])
         if models.skill_policy is not None:
             e = torch.from_numpy(job.embedding).expand(len(episode.skills), -1)
-            mean, scale = models.skill_policy(states[episode.skill_starts], e)
+            mean, scale = models.skill_policy(torch.from_numpy(episode.observations[episode.skill_starts]), e)
             drawn = np.stack([noise.standard_normal(mean.shape[1], dtype=np.float32) for _ in episode.skills])
             note("skills", episode.skills, mean + scale * torch.from_numpy(drawn))
         z = torch.from_numpy(np.repeat(episode.skills, lengths, axis=0))
-        note("actions", episode.actions, _decode(models)(states[:-1], z).clamp(-1.0, 1.0))
+        states = torch.from_numpy(episode.observations[:-1])
+        note("actions", episode.actions, _decode(models)(states, z).clamp(-1.0, 1.0))
     return found
