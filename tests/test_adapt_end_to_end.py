@@ -113,8 +113,9 @@ def adapt(tmp_path: Path, random_bundle: Path) -> Iterator[Callable[..., Run]]:
 def assert_all_there(report: dict) -> int:
     """Six whole episodes, nothing lost; how many were done again, which on a starved machine may be some."""
     assert sum(episode["steps"] for episode in report["episodes"]) == 6 * STEPS
-    assert all("is repeated" in warning for warning in report["warnings"])
-    again = len(report["warnings"])
+    late = [warning for warning in report["warnings"] if "no new model within" in warning]
+    again = len(report["warnings"]) - len(late)
+    assert sum("is repeated" in warning for warning in report["warnings"]) == again, report["warnings"]
     assert report["transitions_sent"] == report["transitions_stored"]
     assert 0 <= report["transitions_sent"] - 6 * STEPS <= again * STEPS
     return again

@@ -246,14 +246,15 @@ def test_a_profile_says_what_the_topics_are_called(rig: RosRig, tmp_path: Path) 
         env={**os.environ, "ROS_DOMAIN_ID": str(rig.domain)},
         text=True,
     )
-    rig.processes["record"] = process
+    rig.processes["record"] = process  # ended with the rig if the test does not get so far
     name = "/left/lbr/joint_trajectory_controller/joint_trajectory"
     sender = dataclasses.replace(interfaces.TRAJECTORY, name=name).publisher(rig.node)
     wait_for(lambda: sender.get_subscription_count() > 0, 90.0)
     message = JointTrajectory(joint_names=["a" * 1000])
     # Until a whole chunk is in the file: a signal may overtake a single message.
     wait_for(lambda: sender.publish(message) or path.stat().st_size > CHUNK, 90.0)
-    rig.finish("record", signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90.0) == 0
     assert {topic for topic, _, _ in by_mcap(path)} == {name}
 
 

@@ -64,6 +64,7 @@ class GuardNode(Node):
         interfaces.GUARD_PAUSE.server(self, self._on_pause)
         interfaces.GUARD_RESUME.server(self, self._on_resume)
         self._controllers = ControllerWatch(self, self._commands)
+        self._on_watch()  # before any action: a starved timer may have its first turn after one
         self.create_timer(1.0 / rate, self._on_watch, clock=STEADY)
 
     def close(self) -> None:
