@@ -74,6 +74,7 @@ class PlantAudit(Counts):
         invented: stored as executed, but the plant did nothing like it.
         unheard: obeyed outside of what was stored: the tail of an episode that was given up, or the way home.
         overtaken: stored with the remark that a newer action came before it was executed.
+        resting: stored as a stop by the guard, from before anything has moved the plant; it may not even listen yet.
         uncovered: stored, from times of which there is no record of the plant.
     """
 
@@ -86,6 +87,7 @@ class PlantAudit(Counts):
     invented: int = 0
     unheard: int = 0
     overtaken: int = 0
+    resting: int = 0
     uncovered: int = 0
 
 
@@ -203,6 +205,9 @@ def _match(record: PlantRecord, transitions: Sequence[Transition], result: Plant
     for one in transitions:
         if one.velocity_executed.size == 0:
             result.overtaken += 1
+            continue
+        if one.guard_flags and not one.velocity_executed.any() and not moving[record.stamps <= one.stamp].any():
+            result.resting += 1
             continue
         found = _find(record, one, next_command)
         if found is None:

@@ -31,6 +31,7 @@ SAYS = {
         "matched": "of them stored, the same to the last bit and in order",
         "unheard": "outside of stored episodes: tails of given-up ones, ways home",
         "overtaken": "stored as overtaken by a newer action, never executed",
+        "resting": "stored as a stop by the guard, before anything had moved the arm",
         "uncovered": "stored, from times without a record of the plant",
         "lost": "executed within a stored episode, yet not stored",
         "invented": "stored as executed, yet the plant did not",
