@@ -133,8 +133,9 @@ class LearnerNode(Node):
         message = LearnerStatus(header=header(self.get_clock().now().nanoseconds), state=self._phase)
         message.stored, message.duplicates = session.store.stored, session.store.duplicates
         message.updates, message.gradient_steps = session.progress.updates, session.progress.gradient_steps
-        message.model_version = session.progress.model_version
+        # In this order: a newer version beside older counts is waited for, an older one would pass for "no model came".
         message.metrics_json = json.dumps(session.status())
+        message.model_version = session.progress.model_version
         self._status.publish(message)
 
     def _complain(self, text: str) -> None:
