@@ -437,6 +437,10 @@ def test_a_full_disk_keeps_no_acknowledgement_and_ends_nothing(tmp_path: Path, m
     with monkeypatch.context() as full:
         full.setattr("simpl.core.stream._write", refuse)
         stream.save()
+    stream.save()
+    with monkeypatch.context() as full:  # what is on the disk is not written again
+        full.setattr("simpl.core.stream._write", lambda *_, **__: pytest.fail("written twice"))
+        stream.save()
     stream.close()
     assert TransitionStream(tmp_path, lambda one: None).acknowledged == 1
 

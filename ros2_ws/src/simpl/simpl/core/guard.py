@@ -77,7 +77,7 @@ class Guard:
                 what comes after a newer one is dropped. In lockstep time may stand still.
         """
         self._bad_state = ""
-        if stamp and not (self._settings.lockstep or is_news(stamp, self._stamp)):
+        if not (self._settings.lockstep or is_news(stamp, self._stamp)):
             return
         self._stamp = stamp
         self._position = position

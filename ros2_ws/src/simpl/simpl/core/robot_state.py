@@ -21,11 +21,11 @@ CLOCK_SET = 1_000_000_000
 
 
 def is_news(stamp: int, before: int) -> bool:
-    """Whether a reading stamped `stamp` [ns] is newer than one stamped `before`, whatever time it came.
+    """Whether a reading stamped `stamp` [ns] is newer than one stamped `before`, whatever time it came; 0 says nothing.
 
     A driver that hangs may publish its last reading for ever, and a network may turn two of them round.
     """
-    return stamp > before or stamp < before - CLOCK_SET
+    return not stamp or stamp > before or stamp < before - CLOCK_SET
 
 
 class StateError(SimplError):
@@ -86,7 +86,7 @@ class Snapshot(NamedTuple):
         observation: joints then objects (S,) float32, the policy's input.
         stamp: of the joint state [ns].
         received: when its later half arrived, on the steady clock [s].
-        oldest: when its older half arrived first [s]; what staleness is judged by.
+        oldest: when its older half arrived [s]; what staleness is judged by.
     """
 
     observation: NDArray[np.float32]
@@ -99,7 +99,6 @@ class _Half(NamedTuple):
     stamp: int
     numbers: FloatArray
     received: float
-    since: float  # when this stamp was first heard
 
 
 class RobotState:
@@ -127,7 +126,7 @@ class RobotState:
         """Take a joint state.
 
         Args:
-            stamp: of the message [ns]; 0 says nothing. What is said again with the same stamp becomes no younger.
+            stamp: of the message [ns]; see `newer` and `is_news`.
             names: joint names of the message, in its order.
             values: positions, one per name.
             now: arrival, steady clock [s].
@@ -184,10 +183,10 @@ class RobotState:
         except StateError:
             self.rejected += 1
             raise
-        return None if numbers is None else _Half(stamp, numbers, now, now)
+        return None if numbers is None else _Half(stamp, numbers, now)
 
 
 def _join(joints: _Half, objects: _Half) -> Snapshot:
     observation = np.concatenate((joints.numbers, objects.numbers), dtype=np.float32, casting="same_kind")
-    received, oldest = max(joints.received, objects.received), min(joints.since, objects.since)
+    received, oldest = max(joints.received, objects.received), min(joints.received, objects.received)
     return Snapshot(observation, joints.stamp, received, oldest)

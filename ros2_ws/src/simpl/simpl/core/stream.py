@@ -142,6 +142,8 @@ class TransitionStream:
             _write(self._folder / "acknowledged.json", content, durable=False)
         except OSError as error:  # the journal decides whether the run can go on
             log.warning("what was acknowledged is not kept for another start: %s", error)
+            return
+        self._saved = self._acknowledged
 
     def close(self) -> None:
         """Flush the journal and remember the acknowledgements."""
