@@ -168,6 +168,18 @@ def test_a_stop_that_the_plant_could_not_hear_yet_is_none_it_has_missed(run: Run
     assert (plant.invented == 0) == (flags != 0), "zeros that nobody has sent, unless it was a stop"
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("hours", [[0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1], [0, -1, -1, -1, 0, 0, 0]])
+def test_a_clock_that_is_set_in_mid_episode_hides_and_invents_nothing(run: Run, hours: list[int], lost: int) -> None:
+    stamps, commands = run.plant[2]
+    shift = dict(zip(stamps, 3600 * 10**9 * np.array(hours), strict=True))
+    run.plant[2] = ([stamp + shift[stamp] for stamp in stamps], commands)
+    kept = [one for one in run.wire if not (lost and one.episode == 2 and one.step == 3)]
+    run.store([dataclasses.replace(one, stamp=one.stamp + shift.get(one.stamp, 0) - PERIOD // 8) for one in kept])
+    plant = run.write().plant
+    assert (plant.lost, plant.invented, plant.uncovered) == (lost, 0, 0)
+
+
 def test_what_is_on_its_way_is_not_lost(run: Run) -> None:
     run.store(run.wire[:12])
     (run.folder / "bridge" / "acknowledged.json").write_text(json.dumps({"records": 12}))

@@ -22,6 +22,8 @@ from simpl_core.errors import ConfigError
 
 LATEST = 2_000_000_000
 """A plant obeys an action at the latest so long after the state it was made from [ns]."""
+CLOCK_SET = 60_000_000_000
+"""Two commands of one record further apart [ns], or in the wrong order: between them somebody has set the clock."""
 
 
 class Counts:
@@ -137,6 +139,20 @@ class PlantRecord(NamedTuple):
     stamps: NDArray[np.int64]
     commands: NDArray[np.float64]
 
+    @property
+    def clock_set(self) -> NDArray[np.bool_]:
+        """Before which commands the clock was set, (N,)."""
+        steps = np.diff(self.stamps, prepend=self.stamps[:1])
+        return (steps < 0) | (steps > CLOCK_SET)
+
+    def covers(self, stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of `stamps` (K,) [ns] are of the record's time; a clock that was set leaves several spans of it."""
+        inside = np.zeros(len(stamps), np.bool_)
+        spans = np.split(self.stamps, np.flatnonzero(self.clock_set))
+        for begin, span in zip([self.begin] + [part[0] - LATEST for part in spans[1:]], spans, strict=True):
+            inside |= (begin <= stamps) & (stamps <= span[-1])
+        return inside
+
 
 def audit_run(folder: Path) -> Audit:
     """Audit the run in `folder`, finished or not; where no learner ever ran, the plant is compared with the journal.
@@ -186,21 +202,22 @@ def compare_stream(journal: Sequence[bytes], stored: Sequence[bytes], acknowledg
 def compare_plant(records: Iterable[PlantRecord], transitions: Sequence[Transition]) -> PlantAudit:
     """Every command that moved the arm against the executed velocities that were stored, bit by bit."""
     result = PlantAudit()
-    ordered = sorted(transitions, key=lambda one: (one.stamp, one.epoch, one.seq))
-    covered = 0
-    for record in sorted(records, key=lambda one: one.begin):
+    ordered = sorted(transitions, key=lambda one: (one.epoch, one.seq))  # a clock may be set
+    stamps = np.array([one.stamp for one in ordered], np.int64)
+    open_ones = np.ones(len(ordered), np.bool_)
+    for record in records:
         result.records += 1
         result.commands += int(record.commands.any(axis=1).sum())
-        inside = [one for one in ordered if record.begin <= one.stamp <= record.stamps[-1]]
-        covered += len(inside)
-        _match(record, inside, result)
-    result.uncovered = len(ordered) - covered if result.records else 0
+        inside = record.covers(stamps) & open_ones
+        open_ones &= ~inside
+        _match(record, [ordered[number] for number in np.flatnonzero(inside)], result)
+    result.uncovered = int(open_ones.sum()) if result.records else 0
     return result
 
 
 def _match(record: PlantRecord, transitions: Sequence[Transition], result: PlantAudit) -> None:
     """Walk along the record and the transitions of its time; commands in between are lost, or nobody's."""
-    moving = record.commands.any(axis=1)
+    moving, clock_set = record.commands.any(axis=1), record.clock_set
     next_command = 0
     for one in transitions:
         if one.velocity_executed.size == 0:
@@ -209,7 +226,7 @@ def _match(record: PlantRecord, transitions: Sequence[Transition], result: Plant
         if one.guard_flags and not one.velocity_executed.any() and not moving[record.stamps <= one.stamp].any():
             result.resting += 1
             continue
-        found = _find(record, one, next_command)
+        found = _find(record, clock_set, one, next_command)
         if found is None:
             result.invented += 1
             continue
@@ -223,12 +240,13 @@ def _match(record: PlantRecord, transitions: Sequence[Transition], result: Plant
     result.unheard += int(moving[next_command:].sum())
 
 
-def _find(record: PlantRecord, one: Transition, start: int) -> int | None:
-    for number in range(start, len(record.stamps)):
-        if record.stamps[number] > one.stamp + LATEST:
-            return None
-        if record.stamps[number] >= one.stamp and np.array_equal(record.commands[number], one.velocity_executed):
-            return number
+def _find(record: PlantRecord, clock_set: NDArray[np.bool_], one: Transition, start: int) -> int | None:
+    """The command that `one` names, in time; the first one after the clock was set has no time to compare."""
+    late = record.stamps[start:] - one.stamp
+    in_time = clock_set[start:] | ((late >= 0) & (late <= LATEST))
+    for number in start + np.flatnonzero(in_time):
+        if np.array_equal(record.commands[number], one.velocity_executed):
+            return int(number)
     return None
 
 
