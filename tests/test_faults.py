@@ -111,13 +111,22 @@ def test_a_scenario_that_breaks_fails_and_leaves_no_process(tmp_path: Path) -> N
 
 def test_old_and_repeated_readings_are_no_news_but_a_clock_set_back_is() -> None:
     assert is_news(11, 10) and not is_news(10, 10) and not is_news(9, 10)
-    assert is_news(0, CLOCK_SET + 1) and not is_news(0, CLOCK_SET)
+    assert is_news(1, CLOCK_SET + 2) and not is_news(1, CLOCK_SET + 1)
     state = RobotState(["a"], [], newer=True)
     for stamp, position, now in ((5, 0.5, 1.0), (4, 0.4, 2.0), (5, 0.6, 3.0)):
         state.update_joints(stamp, ["a"], [position], now)
     newest = state.newest()
     assert newest is not None and (newest.stamp, newest.oldest) == (5, 1.0)
     np.testing.assert_array_equal(newest.observation, np.float32([0.5]))
+
+
+def test_a_driver_that_stamps_nothing_is_heard() -> None:
+    state = RobotState(["a"], [], newer=True)
+    for position, now in ((0.5, 1.0), (0.6, 2.0)):
+        state.update_joints(0, ["a"], [position], now)
+    newest = state.newest()
+    assert newest is not None and newest.oldest == 2.0
+    np.testing.assert_array_equal(newest.observation, np.float32([0.6]))
 
 
 def test_what_the_relay_does_to_joint_states() -> None:

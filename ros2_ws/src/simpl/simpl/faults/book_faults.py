@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from typing import Any
 
 from simpl import interfaces as topics
 from simpl.faults.places import SmallDisk, Wire
@@ -28,28 +29,34 @@ UDP = {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 """A learner on another machine shares no memory with the robot."""
 
 
+def _with_a_learner(stage: Stage, **how: Any) -> None:
+    """A short run under way, with a learner that is started as `how` says."""
+    stage.start_learner(**how)
+    stage.set_in_motion(**SHORT)
+
+
+def _hands_over(stage: Stage) -> str:
+    """To the end of the run."""
+    stage.finish_run()
+    return "went on; all handed over"
+
+
 @scenario("SIGKILL of learner, started again after 3 s", "the arm goes on; all is handed over at the end")
 def learner_sigkill(stage: Stage) -> str:
-    stage.start_learner()
-    stage.start_robot(**SHORT)
-    stage.wait_for_motion()
+    _with_a_learner(stage)
     stage.strike(lambda: stage.signal("learner", signal.SIGKILL))
     stage.goes_on(3.0)
     stage.start_learner()
-    stage.finish_run()
-    return "went on; all handed over"
+    return _hands_over(stage)
 
 
 @scenario("SIGSTOP of learner for 6 s", "the arm goes on; all is handed over at the end")
 def learner_hangs(stage: Stage) -> str:
-    stage.start_learner()
-    stage.start_robot(**SHORT)
-    stage.wait_for_motion()
+    _with_a_learner(stage)
     stage.strike(lambda: stage.signal("learner", signal.SIGSTOP))
     stage.goes_on(OUTAGE)
     stage.signal("learner", signal.SIGCONT)
-    stage.finish_run()
-    return "went on; all handed over"
+    return _hands_over(stage)
 
 
 @scenario("each acknowledgement comes 2.5 s late", "the arm goes on; what is sent again is stored once")
@@ -78,9 +85,7 @@ def slow_acknowledgement(stage: Stage) -> str:
 )
 def learner_disk_full(stage: Stage) -> str:
     disk = SmallDisk(stage.run / "learner")
-    stage.start_learner()
-    stage.start_robot(**SHORT)
-    stage.wait_for_motion()
+    _with_a_learner(stage)
     stage.strike(disk.fill)
     stage.goes_on(OUTAGE)
     disk.free()
@@ -98,8 +103,7 @@ def learner_disk_full(stage: Stage) -> str:
 )
 def robot_disk_full(stage: Stage) -> str:
     disk = _robot_disk(stage)
-    stage.start_robot()
-    stage.wait_for_motion()
+    stage.set_in_motion()
     stage.strike(disk.fill)
     stage.stops()
     status, output = stage.rig.finish("bridge", None)
@@ -107,8 +111,7 @@ def robot_disk_full(stage: Stage) -> str:
         raise UnexpectedError(f"the bridge ended with status {status}: {output[-300:]}")
     disk.free()
     stage.start_bridge()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return "zeros, status 1 with the reason; went on once there was space"
 
 
@@ -119,8 +122,7 @@ def robot_disk_full(stage: Stage) -> str:
 )
 def robot_disk_read_only(stage: Stage) -> str:
     disk = _robot_disk(stage)
-    stage.start_robot()
-    stage.wait_for_motion()
+    stage.set_in_motion()
     stage.rig.finish("bridge", signal.SIGINT)
     disk.read_only(True)
     stage.start_bridge()
@@ -133,8 +135,7 @@ def robot_disk_read_only(stage: Stage) -> str:
     stage.stays_stopped()
     disk.read_only(False)
     stage.start_bridge()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"refused with status {status}; went on once it could write"
 
 
@@ -157,8 +158,7 @@ def partition(stage: Stage) -> str:
     stage.strike(lambda: setattr(wire, "cut", True))
     stage.goes_on(PARTITION)
     wire.cut = False
-    stage.finish_run()
-    return "went on; all handed over"
+    return _hands_over(stage)
 
 
 @scenario(
@@ -171,8 +171,7 @@ def packet_loss(stage: Stage) -> str:
     stage.strike(lambda: setattr(wire, "loss", 0.3))
     stage.goes_on(LOSSY)
     wire.loss = 0.0
-    stage.finish_run()
-    return "went on; all handed over"
+    return _hands_over(stage)
 
 
 @scenario(
@@ -184,15 +183,12 @@ def packet_delay(stage: Stage) -> str:
     wire = _across_the_wire(stage)
     stage.strike(lambda: setattr(wire, "delay", (0.1, 0.6)))
     stage.goes_on(OUTAGE)
-    stage.finish_run()
-    return "went on; all handed over"
+    return _hands_over(stage)
 
 
 def _across_the_wire(stage: Stage) -> Wire:
     wire = stage.wire
     if wire is None:
         raise UnexpectedError("the scenario was not given a network")
-    stage.start_learner(prefix=wire.enter, environment=UDP)
-    stage.start_robot(**SHORT)
-    stage.wait_for_motion()
+    _with_a_learner(stage, prefix=wire.enter, environment=UDP)
     return wire

@@ -19,8 +19,7 @@ WIDTH = 2000
 
 def _is_refused(stage: Stage, folder: Path, words: str) -> str:
     """Stage the bundle in mid episode; the reason why it is refused, while the arm goes on with the other one."""
-    stage.start_robot()
-    stage.wait_for_motion()
+    stage.set_in_motion()
     acts = stage.actions[-1].model_version
     answers = []
     request = topics.STAGE_MODEL.type.Request(path=str(folder))

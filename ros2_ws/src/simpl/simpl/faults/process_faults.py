@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from simpl import interfaces as topics
 from simpl.core.guard import Flags, Mode
@@ -23,6 +25,25 @@ CTRL_C = 1.0
 """Within so long a Ctrl-C ends in zeros [s]."""
 
 
+def _stops(stage: Stage, fault: Callable[[], object], **how: Any) -> None:
+    """Do it to an arm in motion, started as `how` says, and see it commanded zero."""
+    stage.set_in_motion(**how)
+    stage.strike(fault)
+    stage.stops()
+
+
+def _policy_gets(stage: Stage, number: int) -> str:
+    """A signal; the guard's reason for its zeros."""
+    _stops(stage, lambda: stage.signal("policy", number))
+    return stage.guard_says(Flags.STALE_ACTION)
+
+
+def _inference_is_told(stage: Stage, order: str) -> None:
+    orders = stage.logs / "orders"
+    environment = {broken_policy.ORDERS: str(orders)}
+    _stops(stage, lambda: orders.write_text(order), policy=broken_policy.__name__, environment=environment)
+
+
 @scenario(
     "SIGKILL of policy in mid episode",
     "the guard commands zero; a new policy goes on with the run",
@@ -30,14 +51,9 @@ CTRL_C = 1.0
     quick=True,
 )
 def policy_sigkill(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
-    stage.strike(lambda: stage.signal("policy", signal.SIGKILL))
-    stage.stops()
-    reason = stage.guard_says(Flags.STALE_ACTION)
+    reason = _policy_gets(stage, signal.SIGKILL)
     stage.start_policy()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"zeros ({reason}); went on with a new one"
 
 
@@ -47,14 +63,9 @@ def policy_sigkill(stage: Stage) -> str:
     within=TWO_PERIODS,
 )
 def policy_sigstop(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
-    stage.strike(lambda: stage.signal("policy", signal.SIGSTOP))
-    stage.stops()
-    reason = stage.guard_says(Flags.STALE_ACTION)
+    reason = _policy_gets(stage, signal.SIGSTOP)
     stage.signal("policy", signal.SIGCONT)
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"zeros ({reason}); went on"
 
 
@@ -64,17 +75,12 @@ def policy_sigstop(stage: Stage) -> str:
     within=TWO_PERIODS,
 )
 def policy_exception(stage: Stage) -> str:
-    orders = stage.logs / "orders"
-    stage.start_robot(policy=broken_policy.__name__, environment={broken_policy.ORDERS: str(orders)})
-    stage.wait_for_motion()
-    stage.strike(lambda: orders.write_text(broken_policy.RAISE))
-    stage.stops()
+    _inference_is_told(stage, broken_policy.RAISE)
     status, output = stage.rig.finish("policy", None)
     if status != 1 or "the fault harness says so" not in output:
         raise UnexpectedError(f"the policy ended with status {status}")
     stage.start_policy()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return "zeros, a traceback and status 1; went on with a new one"
 
 
@@ -84,14 +90,9 @@ def policy_exception(stage: Stage) -> str:
     within=2 * TWO_PERIODS,  # it begins to hang with the next tick
 )
 def policy_inference_hangs(stage: Stage) -> str:
-    orders = stage.logs / "orders"
-    stage.start_robot(policy=broken_policy.__name__, environment={broken_policy.ORDERS: str(orders)})
-    stage.wait_for_motion()
-    stage.strike(lambda: orders.write_text(broken_policy.HANG))
-    stage.stops()
+    _inference_is_told(stage, broken_policy.HANG)
     reason = stage.guard_says(Flags.STALE_ACTION)
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"zeros ({reason}); went on"
 
 
@@ -102,13 +103,9 @@ def policy_inference_hangs(stage: Stage) -> str:
     quick=True,
 )
 def guard_sigkill(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
-    stage.strike(lambda: stage.signal("guard", signal.SIGKILL))
-    stage.stops()
+    _stops(stage, lambda: stage.signal("guard", signal.SIGKILL))
     stage.rig.start("guard")
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return "zeros by the policy; went on with a new guard"
 
 
@@ -118,13 +115,9 @@ def guard_sigkill(stage: Stage) -> str:
     within=TWO_PERIODS,
 )
 def guard_sigstop(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
-    stage.strike(lambda: stage.signal("guard", signal.SIGSTOP))
-    stage.stops()
+    _stops(stage, lambda: stage.signal("guard", signal.SIGSTOP))
     stage.signal("guard", signal.SIGCONT)
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return "zeros by the policy; went on"
 
 
@@ -133,8 +126,7 @@ def guard_sigstop(stage: Stage) -> str:
     "what was done is on the disk but for the last second; a new bridge goes on with the run",
 )
 def bridge_sigkill(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
+    stage.set_in_motion()
     stage.strike(lambda: stage.signal("bridge", signal.SIGKILL))
     now = time.time_ns()
     newest = max(unpack(data).stamp for data in read_records(stage.run / "bridge" / "journal"))
@@ -156,15 +148,11 @@ def bridge_sigkill(stage: Stage) -> str:
     quick=True,
 )
 def estop_mid_skill(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
-    stage.strike(lambda: stage.rig.call(topics.GUARD_ESTOP))
-    stage.stops()
+    _stops(stage, lambda: stage.rig.call(topics.GUARD_ESTOP))
     stage.guard_says(Flags.ESTOP, Mode.ESTOP)
     stage.stays_stopped()
     stage.reset()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     if any(unpack(data).guard_flags & Flags.ESTOP for data in read_records(stage.run / "bridge" / "journal")):
         raise UnexpectedError("a step of the stop was recorded as an experience")
     return "zeros, latched; went on after the reset"
@@ -175,17 +163,13 @@ def estop_mid_skill(stage: Stage) -> str:
     "a fault: zeros, latched; guard/reset is refused while it is there; then the next episode moves",
 )
 def two_publishers(stage: Stage) -> str:
-    stage.start_robot()
-    stage.wait_for_motion()
-    stranger = []
-    stage.strike(lambda: stranger.append(topics.COMMANDS.publisher(stage.rig.node)))
-    stage.stops()
+    stranger: list[Any] = []
+    _stops(stage, lambda: stranger.append(topics.COMMANDS.publisher(stage.rig.node)))
     reason = stage.guard_says(Flags.SECOND_PUBLISHER, Mode.FAULT)
     stage.refuses_reset()
     stage.rig.node.destroy_publisher(stranger[0])
     stage.reset()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"fault ({reason}); went on after the reset"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
@@ -99,8 +98,3 @@ class StaleStamp:
         """The first message, again and again."""
         self._frozen = self._frozen or message
         return [self._frozen]
-
-
-def stamp(message: Any) -> int:
-    """Stamp of a message with a header [ns]."""
-    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+from simpl.conversions import from_time
 from simpl.core.guard import Flags, Mode
 from simpl.faults import sensor
 from simpl.faults.places import WallClock
@@ -21,35 +22,35 @@ HOUR = 3600
 
 def _in_motion(stage: Stage) -> FaultySensor:
     relay = FaultySensor(stage.rig.node)
-    stage.start_robot(arm=sensor.REMAP)
-    stage.wait_for_motion()
+    stage.set_in_motion(arm=sensor.REMAP)
+    return relay
+
+
+def _stopped_by(stage: Stage, fault: sensor.Fault) -> FaultySensor:
+    relay = _in_motion(stage)
+    stage.strike(lambda: setattr(relay, "fault", fault))
+    stage.stops()
     return relay
 
 
 def _stops_and_goes_on(stage: Stage, fault: sensor.Fault) -> str:
     """Staleness stops the arm for as long as it lasts."""
-    relay = _in_motion(stage)
-    stage.strike(lambda: setattr(relay, "fault", fault))
-    stage.stops()
+    relay = _stopped_by(stage, fault)
     reason = stage.guard_says(Flags.STALE_STATE)
     stage.stays_stopped(HOLD)
     relay.fault = sensor.healthy
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"zeros ({reason}); went on"
 
 
 def _latches(stage: Stage, fault: sensor.Fault) -> str:
     """What cannot be believed is a fault, until somebody has looked at it."""
-    relay = _in_motion(stage)
-    stage.strike(lambda: setattr(relay, "fault", fault))
-    stage.stops()
+    relay = _stopped_by(stage, fault)
     reason = stage.guard_says(Flags.INVALID_STATE, Mode.FAULT)
     stage.refuses_reset()
     relay.fault = sensor.healthy
     stage.reset()
-    stage.moves_again()
-    stage.close_books()
+    stage.recovers()
     return f"fault ({reason}); went on after the reset"
 
 
@@ -91,7 +92,7 @@ def joint_states_half_rate(stage: Stage) -> str:
 def joint_states_reordered(stage: Stage) -> str:
     relay = _in_motion(stage)
     _goes_on(stage, lambda: setattr(relay, "fault", sensor.Reordered()))
-    stamps = [sensor.stamp(action) for action in stage.since(stage.actions) if action.active]
+    stamps = [from_time(action.header.stamp) for action in stage.since(stage.actions) if action.active]
     back = sum(later < earlier for earlier, later in itertools.pairwise(stamps))
     if back:
         raise UnexpectedError(f"{back} of {len(stamps)} actions were made from a state older than the one before")
@@ -125,11 +126,11 @@ def joint_states_stale_stamp(stage: Stage) -> str:
 @scenario("the robot's wall clock jumps an hour ahead, then an hour back", "the episode goes on", needs="compiler")
 def wall_clock_jumps(stage: Stage) -> str:
     clock = WallClock(stage.logs)
-    stage.start_robot(environment=clock.environment)
-    stage.wait_for_motion()
+    stage.set_in_motion(environment=clock.environment)
     for way in (HOUR, -HOUR):
         _goes_on(stage, lambda way=way: clock.advance(way))  # type: ignore[misc]
-    jumps = [later - earlier for earlier, later in itertools.pairwise(map(sensor.stamp, stage.actions))]
+    stamps = [from_time(action.header.stamp) for action in stage.actions]
+    jumps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     if not (max(jumps) > HOUR * 9e8 and min(jumps) < -HOUR * 9e8):
         raise UnexpectedError("the clock of the nodes did not jump, so nothing was tried")
     stage.close_books()

@@ -132,6 +132,11 @@ class Stage:
         else:
             self.rig.processes[node].send_signal(number)
 
+    def set_in_motion(self, **how: Any) -> None:
+        """Start the robot, see `start_robot`, and wait until the arm moves."""
+        self.start_robot(**how)
+        self.wait_for_motion()
+
     # -- the fault and what follows ----------------------------------------------------------------------------------
 
     def strike(self, fault: Callable[[], object]) -> None:
@@ -192,6 +197,11 @@ class Stage:
         """Wait for a command that moves the arm, from now on."""
         self.strike(lambda: None)
         self.goes_on()
+
+    def recovers(self) -> None:
+        """Wait until the arm moves again; then the books."""
+        self.moves_again()
+        self.close_books()
 
     def guard_says(self, flag: Flags, mode: Mode | None = None) -> str:
         """Wait for a word of the guard since the fault with `flag`; its reason."""
