@@ -45,10 +45,6 @@ for unfinished in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
 $(BIN)/python -m pip install $(PIP_ARGS) --constraint .ci/constraints.txt --editable '.[$(EXTRAS)$(1)]' '$(TORCH)'
 endef
 
-PYTEST := $(BIN)/python -m pytest -m "not slow"
-# Real nodes by the wall clock starve where others take the machine. Both outcomes stay on the screen.
-AGAIN := What failed is run once more, alone: what fails twice has failed, what passes now depends on how busy the machine is.
-
 .DELETE_ON_ERROR:
 .PHONY: help adapt test test-slow lint ros install shell clean
 
@@ -60,7 +56,7 @@ adapt: install ## install, build, then adapt the simulated arm to an unseen task
 
 test: $(STAMPS)/ros $(STAMPS)/dev ## install what is missing; ruff, mypy, and all tests but the slow ones
 	@$(MAKE) --no-print-directory lint
-	$(IN_WORKSPACE) { $(PYTEST) || { [ $$? -eq 1 ] && echo "$(AGAIN)" && $(PYTEST) --last-failed; }; }
+	$(IN_WORKSPACE) $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(STAMPS)/ros $(STAMPS)/dev ## the slow tests
 	$(IN_WORKSPACE) $(BIN)/python -m pytest -m slow
