@@ -209,7 +209,8 @@ def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None)
     Args:
         settings: what the user asked for.
         bundle: folder of the bundle that acts.
-        run_folder: the simulated arm records its episodes below it; None records nothing.
+        run_folder: the simulated arm records its episodes below it, and the guard the stop it is in; None records
+            nothing.
     """
     lockstep = settings.rate == "sim"
     profile = str(find_profile(settings.profile).absolute()) if settings.profile != SIMULATED else SIMULATED
@@ -223,7 +224,16 @@ def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None)
     driver = NodeSpec(
         "franka_fci", "franka_fci", {"profile": profile, "robot_ip": settings.robot_ip}, environment=_ONE_THREAD
     )
-    guard = NodeSpec("guard", "guard", {"profile": profile, "lockstep": lockstep}, environment=_ONE_THREAD)
+    guard = NodeSpec(
+        "guard",
+        "guard",
+        {
+            "profile": profile,
+            "lockstep": lockstep,
+            "latch_file": str(run_folder / "guard" / "held.json") if run_folder else "",
+        },
+        environment=_ONE_THREAD,
+    )
     policy = NodeSpec(
         "policy",
         "policy",

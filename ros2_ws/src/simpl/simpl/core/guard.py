@@ -160,10 +160,10 @@ class Guard:
             return self._stop(self.mode, *self._why)
         return None
 
-    def estop(self) -> Command:
+    def estop(self, reason: str = "e-stop pressed") -> Command:
         """Stop at once and stay stopped until `reset`."""
         self._bar()
-        return self._stop(Mode.ESTOP, Flags.ESTOP, "e-stop pressed")
+        return self._stop(Mode.ESTOP, Flags.ESTOP, reason)
 
     def pause(self) -> Answer:
         """Slow down to a stop, and stay stopped until `resume`."""

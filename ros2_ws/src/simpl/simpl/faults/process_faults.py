@@ -104,7 +104,7 @@ def policy_inference_hangs(stage: Stage) -> str:
 )
 def guard_sigkill(stage: Stage) -> str:
     _stops(stage, lambda: stage.signal("guard", signal.SIGKILL))
-    stage.rig.start("guard")
+    stage.start_guard()
     stage.recovers()
     return "zeros by the policy; went on with a new guard"
 
@@ -156,6 +156,24 @@ def estop_mid_skill(stage: Stage) -> str:
     if any(unpack(data).guard_flags & Flags.ESTOP for data in read_records(stage.run / "bridge" / "journal")):
         raise UnexpectedError("a step of the stop was recorded as an experience")
     return "zeros, latched; went on after the reset"
+
+
+@scenario(
+    "SIGKILL of guard in an e-stop",
+    "a new guard stays in it until guard/reset; then the next episode moves",
+    within=TWO_PERIODS,
+)
+def guard_sigkill_in_estop(stage: Stage) -> str:
+    _stops(stage, lambda: stage.rig.call(topics.GUARD_ESTOP))
+    stage.guard_says(Flags.ESTOP, Mode.ESTOP)
+    stage.signal("guard", signal.SIGKILL)
+    heard = len(stage.guard)
+    stage.start_guard()
+    stage.guard.wait(lambda word: word.mode == Mode.ESTOP, start=heard, patience=PATIENCE)
+    stage.stays_stopped()
+    stage.reset()
+    stage.recovers()
+    return "zeros; the new guard stayed in the e-stop; went on after the reset"
 
 
 @scenario(

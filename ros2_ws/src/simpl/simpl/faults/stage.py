@@ -89,9 +89,13 @@ class Stage:
         """
         self._plan = {"conditioning_episodes": episodes, "max_steps": steps}
         self.rig.start("arm_sim", remap=arm, output_folder=self.run / "plant", **any_)
-        self.rig.start("guard", **any_)
+        self.start_guard(**any_)
         self.start_policy(module=policy, **any_)
         self.start_bridge(**any_)
+
+    def start_guard(self, **any_: Any) -> None:
+        """The guard, for the first time or again."""
+        self.rig.start("guard", latch_file=self.run / "guard" / "held.json", **any_)
 
     def start_policy(self, **any_: Any) -> None:
         """The policy, for the first time or again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -15,12 +16,14 @@ from simpl import interfaces
 from simpl.conversions import from_time, to_guard_state, to_trajectory_command, to_velocity_command, to_wanted
 from simpl.core.guard import Answer, Command, Guard, GuardSettings, Mode
 from simpl.core.interventions import InterventionLog
+from simpl.core.latch import Latch
 from simpl.core.robot_state import NameOrder, StateError
 from simpl.nodes.controllers import ControllerWatch
 from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
 _LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other publishers
+_EARLIER = "stopped before this guard was started: "
 _LONGEST_RAMP = 0.5  # after a signal the arm is slowed down for so long at most [s]
 
 
@@ -43,6 +46,10 @@ class GuardNode(Node):
             look=1.0 / rate,
             lockstep=self._lockstep,
         )
+        latch_file = declare(
+            self, "latch_file", "", "keeps FAULT, ESTOP and PAUSED for the next guard; '': nobody does"
+        )
+        self._latch = Latch(Path(latch_file) if latch_file else None)
         self._look = settings.look
         self._guard = Guard(profile, settings)
         self._order = NameOrder(profile.joint_names, "joint")
@@ -64,8 +71,18 @@ class GuardNode(Node):
         interfaces.GUARD_PAUSE.server(self, self._on_pause)
         interfaces.GUARD_RESUME.server(self, self._on_resume)
         self._controllers = ControllerWatch(self, self._commands)
+        self._take_over()
         self._on_watch()  # before any action: a starved timer may have its first turn after one
         self.create_timer(1.0 / rate, self._on_watch, clock=STEADY)
+
+    def _take_over(self) -> None:
+        """Stay in the stop that an earlier guard was in when it ended."""
+        held = self._latch.left()
+        if held is not None and held.mode is Mode.PAUSED:
+            self._send(self._guard.pause().command)
+        elif held is not None:
+            reason = held.reason.removeprefix(_EARLIER)
+            self._send(self._guard.estop(f"{_EARLIER}{reason}"))
 
     def close(self) -> None:
         """Slow the arm down to zeros and see them arrive."""
@@ -144,11 +161,18 @@ class GuardNode(Node):
         guard = self._guard
         counts = guard.counts.tolist()
         self._states.publish(to_guard_state(command, stamp, guard.interventions, guard.commands, counts))
+        self._keep(command)
         line = self._log.note(command, time.monotonic())
         if line and (command.mode is Mode.FAULT or command.mode is Mode.ESTOP):
             self.get_logger().error(line)
         elif line:
             self.get_logger().warning(line)
+
+    def _keep(self, command: Command) -> None:
+        try:
+            self._latch.note(command.mode, command.reason)
+        except OSError as error:
+            self.get_logger().error(f"a restarted guard will not know of this stop: {error}", throttle_duration_sec=5.0)
 
     def _others_on_the_command_topic(self) -> list[str]:
         """Names of the nodes that publish commands besides this one."""

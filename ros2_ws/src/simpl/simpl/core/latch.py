@@ -1,0 +1,72 @@
+"""What a guard leaves to its successor: that a person has to release the arm. No ROS."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from simpl.core.guard_types import HELD, Mode
+from simpl_core.errors import ConfigError
+
+
+class Held(NamedTuple):
+    """A stop that only a person ends, and why."""
+
+    mode: Mode
+    reason: str
+
+
+class Latch:
+    """Keeps the stop that holds the arm in a file, for as long as it does.
+
+    Args:
+        file: where; None remembers nothing.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._kept: Mode | None = None
+
+    def left(self) -> Held | None:
+        """What an earlier guard was in when it ended.
+
+        Raises:
+            ConfigError: the file cannot be read: whether the arm may move is not known.
+        """
+        if self._file is None:
+            return None
+        try:
+            said = json.loads(self._file.read_text())
+            held = Held(Mode[said["mode"]], str(said["reason"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self._file} cannot be read ({error}); it says what stop an earlier guard was in: look after the "
+                "arm, then remove the file"
+            ) from error
+        self._kept = held.mode
+        return held
+
+    def note(self, mode: Mode, reason: str) -> None:
+        """The guard is in `mode`; call it with every command, it writes where something has changed.
+
+        Raises:
+            OSError: the file cannot be written; it is tried again with the next command.
+        """
+        held = mode if mode in HELD else None
+        if self._file is None or held == self._kept:
+            return
+        if held is None:
+            self._file.unlink(missing_ok=True)
+        else:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._file.with_name(f".{self._file.name}.part")
+            with partial.open("w") as file:
+                json.dump({"mode": held.name, "reason": reason}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._file)
+        self._kept = held
