@@ -79,7 +79,7 @@ class PolicyRunner:
         self._z = self._decoder.inputs["z"][0]  # a view: writing the skill is setting the decoder's input
         self._noise = np.zeros(manifest.z_dim, np.float32)
         self._rng: np.random.Generator | None = None
-        self._deterministic = False
+        self._temperature = np.float32(1.0)
         self._step = 0
 
     @property
@@ -87,24 +87,26 @@ class PolicyRunner:
         """Of the bundle that is running."""
         return self.bundle.model_version
 
-    def begin_episode(self, e: ArrayLike, seed: int, deterministic: bool = False) -> None:
+    def begin_episode(self, e: ArrayLike, seed: int, temperature: float = 1.0) -> None:
         """Start over with task embedding `e` (E,) and a fresh skill clock.
 
         Args:
             e: task embedding.
             seed: of the skills' noise; the same seed and observations give the same actions.
-            deterministic: take each skill's mean instead of a sample.
+            temperature: factor on the scale of the skills; 0 takes their mean.
 
         Raises:
-            InferenceError: `e` has another size or is not finite, or the seed is negative.
+            InferenceError: `e` has another size or is not finite, or seed or temperature are negative.
         """
         embedding = _vector(e, self.bundle.manifest.e_dim, "task embedding")
         if seed < 0:
             raise InferenceError(f"seed is {seed}; it must not be negative")
+        if not 0.0 <= temperature < np.inf:
+            raise InferenceError(f"temperature is {temperature}; it must be finite and not negative")
         self._policy.inputs["e"][0] = embedding
         # As in `simpl_core.rollout`: an environment reset with this seed draws its sensor noise from the seed itself.
         self._rng = np.random.default_rng([seed, 1])
-        self._deterministic = deterministic
+        self._temperature = np.float32(temperature)
         self._step = 0
 
     def act(self, observation: ArrayLike) -> SkillAction:
@@ -162,12 +164,9 @@ class PolicyRunner:
         mean, scale = self._policy.outputs["mean"][0], self._policy.outputs["scale"][0]
         if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
             raise InferenceError("the skill policy answers with numbers that are not finite")
-        if self._deterministic:
-            self._z[:] = mean
-        else:
-            rng.standard_normal(dtype=np.float32, out=self._noise)
-            np.multiply(scale, self._noise, out=self._noise)
-            np.add(mean, self._noise, out=self._z)
+        rng.standard_normal(dtype=np.float32, out=self._noise)
+        self._noise *= scale * self._temperature
+        np.add(mean, self._noise, out=self._z)
 
 
 class RewardModel:

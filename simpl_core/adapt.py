@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simpl_core.agents.spirl import SpirlAgent, Start, start_from_prior
 from simpl_core.checkpoint import Models
-from simpl_core.config import AdaptConfig
+from simpl_core.config import AdaptConfig, skill_temperature
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, Float32, SkillSteps, context_rows, positive_first, to_skill_steps
 from simpl_core.errors import CheckpointError, ConfigError
@@ -130,7 +130,15 @@ class Adaptation:
         if self._agent is None:
             e = rng.standard_normal(self._embedding_size(), dtype=np.float32)
             return RolloutJob(self.task, e, seed, policy=policy, label=CONDITIONING)
-        return RolloutJob(self.task, self._agent.embedding.cpu().numpy(), seed, policy=policy, label=FINETUNE)
+        made = index - self._conditioning
+        return RolloutJob(
+            self.task,
+            self._agent.embedding.cpu().numpy(),
+            seed,
+            skill_temperature(made, self.config.temperature, self.config.cool_over),
+            policy=policy,
+            label=FINETUNE,
+        )
 
     def _embedding_size(self) -> int:
         return self._models.meta_config.e_dim if self._models.meta_config is not None else 0

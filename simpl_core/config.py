@@ -162,6 +162,11 @@ class AdaptConfig:
     """Who acts in them: the policy with e ~ N(0, I) (the papers), or the skill prior, which covers more."""
     episodes: int = 180
     """Episodes of fine-tuning after them."""
+    temperature: float = 1.0
+    """Factor on the scale of the policy's skills that fine-tuning cools down to, see `skill_temperature`: where a task
+    is learned, what is left of the noise costs episodes. The papers sample from the policy throughout."""
+    cool_over: int = 30
+    """Episodes of fine-tuning until it is that cool."""
     batch_size: int = 256
     """Skill transitions a step; training waits until so many are there."""
     buffer_size: int = 20_000
@@ -276,7 +281,7 @@ META_PRESETS: dict[str, MetaConfig] = {
 }
 ADAPT_PRESETS: dict[str, AdaptConfig] = {
     "official": AdaptConfig(use_conditioning=False),
-    "fast": AdaptConfig(batch_size=128, reuse=512.0, gamma=0.97),
+    "fast": AdaptConfig(batch_size=128, reuse=512.0, gamma=0.97, temperature=0.5),
     "small": AdaptConfig(conditioning_episodes=4, episodes=6, batch_size=64),
     "spirl": AdaptConfig(
         conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0
@@ -298,6 +303,11 @@ ADAPT_PRESETS: dict[str, AdaptConfig] = {
 }
 
 Stage = TypeVar("Stage", SkillsConfig, MetaConfig, AdaptConfig)
+
+
+def skill_temperature(made: int, temperature: float, cool_over: int) -> float:
+    """Factor on the scale of pi(z | s, e) after `made` episodes of fine-tuning: from 1 to `temperature` in a line."""
+    return 1.0 + (temperature - 1.0) * min(1.0, made / max(1, cool_over))
 
 
 def preset(table: Mapping[str, Stage], name: str, **changes: Any) -> Stage:

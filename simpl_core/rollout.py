@@ -90,7 +90,7 @@ class RolloutJob:
         task: what the environment is reset to; `str(task)` goes into the episode's header.
         embedding: task embedding e (E,), the same throughout the episode; empty for a policy without one.
         seed: of the environment's noise and of the skills drawn.
-        deterministic: take the policy's mean skill instead of a sample.
+        temperature: factor on the scale of the policy's skills; 0 takes their mean.
         policy: which of the actor's policies acts.
         label: goes into the episode's header as `phase`.
         skills: (K, Z), K > 0, skills to play instead of asking a policy; the episode is truncated when they are played.
@@ -100,7 +100,7 @@ class RolloutJob:
     task: Any
     embedding: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
     seed: int = 0
-    deterministic: bool = False
+    temperature: float = 1.0
     policy: int = 0
     label: str = ""
     skills: Float32 | None = None
@@ -148,8 +148,8 @@ class _Running:
         self._noise = np.random.default_rng([job.seed, 1])
 
     def draw_skill(self, mean: Float32, scale: Float32) -> None:
-        noise = 0.0 if self.job.deterministic else self._noise.standard_normal(len(mean), dtype=np.float32)
-        self.begin_skill((mean + scale * noise).astype(np.float32))
+        noise = self._noise.standard_normal(len(mean), dtype=np.float32)
+        self.begin_skill(mean + scale * np.float32(self.job.temperature) * noise)
 
     def begin_skill(self, z: Float32) -> None:
         self.starts.append(len(self.actions))

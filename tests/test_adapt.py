@@ -103,6 +103,16 @@ def test_conditioning_episodes_enter_the_buffer_if_told_to(models: Models, use: 
     assert bool(metrics) == use  # without them there is no batch of 16 yet
 
 
+def test_fine_tuning_cools_the_skills_down_in_a_line(models: Models) -> None:
+    run = Adaptation("simpl", models, dataclasses.replace(CONFIG, temperature=0.2, cool_over=2), TASKS[0], seed=0)
+    assert {job.temperature for job in run.next_jobs(0)} == {1.0}
+    temperatures = []
+    for episode in episodes(models, 8):
+        run.add(episode)
+        temperatures += [job.temperature for job in run.next_jobs(0)]
+    np.testing.assert_allclose(temperatures[-3:], [1.0, 0.6, 0.2])
+
+
 def test_runs_side_by_side_are_the_runs_alone(models: Models) -> None:
     def make() -> list[Adaptation]:
         return [Adaptation("simpl", models, CONFIG, task, seed) for task in TASKS[:2] for seed in (0, 1)]

@@ -61,6 +61,12 @@ def test_embeddings_are_fresh_during_conditioning_and_fixed_after_it() -> None:
     assert all(np.array_equal(e, E_STAR) for e in embeddings[2:])
 
 
+def test_fine_tuning_cools_the_skills_down_and_the_judged_episodes_are_as_cool_as_it_has_got() -> None:
+    world = begun(plan(temperature=0.4, cool_over=4))
+    world.run()
+    np.testing.assert_allclose([one.temperature for one in world.of(BeginEpisode)], [1, 1, 1, 1, 0.85, 0.7])
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     def choices(seed: int) -> list[tuple[object, ...]]:
         world = begun(plan(seed=seed))

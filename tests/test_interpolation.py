@@ -75,7 +75,7 @@ class Interpolating(Rig):
 
 def test_the_model_is_asked_at_its_own_rate_and_commands_lead_to_what_it_wants() -> None:
     rig = Interpolating(max_steps=3)
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     ticks = [rig.tick() for _ in range(13)]
     assert rig.model.runner.steps == 3
     assert [(tick.step, tick.substep) for tick in ticks] == [(n // 4, n % 4) for n in range(13)]
@@ -91,7 +91,7 @@ def test_the_model_is_asked_at_its_own_rate_and_commands_lead_to_what_it_wants()
 
 def test_an_episode_that_is_ended_within_an_action_ends_after_it() -> None:
     rig = Interpolating()
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     ticks = [rig.tick() for _ in range(2)]
     ended = rig.loop.end_episode()
     ticks += [rig.tick() for _ in range(3)]
@@ -102,7 +102,7 @@ def test_an_episode_that_is_ended_within_an_action_ends_after_it() -> None:
 
 def test_without_states_it_ends_at_once() -> None:
     rig = Interpolating(state_timeout=0.1)
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.tick()
     rig.time += 0.2
     rig.loop.end_episode()
@@ -112,7 +112,7 @@ def test_without_states_it_ends_at_once() -> None:
 
 def test_skipped_deadlines_are_part_of_the_action() -> None:
     rig = Interpolating()
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.tick()
     rig.see(2)
     rig.loop.tick(skipped=2)

@@ -29,8 +29,8 @@ class LinearRunner:
     def __init__(self, gain=0.1):
         self.gain, self.begun, self.steps = gain, None, 0
 
-    def begin_episode(self, e, seed, deterministic=False):
-        self.begun, self.steps = (tuple(e), seed, deterministic), 0
+    def begin_episode(self, e, seed, temperature=1.0):
+        self.begun, self.steps = (tuple(e), seed, temperature), 0
 
     def act(self, observation):
         self.steps += 1
@@ -121,7 +121,7 @@ def test_halves_of_different_stamps_are_no_pair():
 
 def test_a_tick_carries_everything_that_a_reader_needs(lockstep):
     lockstep.see(1)
-    assert lockstep.loop.begin_episode(4, E, seed=9, deterministic=True) == "v1"
+    assert lockstep.loop.begin_episode(4, E, seed=9, temperature=0.5) == "v1"
     lockstep.time += 0.002
     tick = lockstep.tick()
     assert (tick.stamp, tick.tick, tick.episode, tick.step, tick.active) == (1, 1, 4, 0, True)
@@ -137,7 +137,7 @@ def test_a_tick_carries_everything_that_a_reader_needs(lockstep):
 def test_lockstep_ticks_once_per_new_pair_of_stamps(lockstep):
     lockstep.see(1)
     assert lockstep.tick() is None, "no episode, no action"
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     assert lockstep.tick().step == 0
     assert lockstep.tick() is None, "the same state again"
     lockstep.state.update_joints(2, JOINTS, [1.0, 1.0], lockstep.time)
@@ -147,7 +147,7 @@ def test_lockstep_ticks_once_per_new_pair_of_stamps(lockstep):
 
 
 def test_lockstep_sends_an_action_again_that_the_plant_does_not_answer(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     lockstep.see(1)
     first = lockstep.tick()
     lockstep.time += 4.9
@@ -160,7 +160,7 @@ def test_lockstep_sends_an_action_again_that_the_plant_does_not_answer(lockstep)
 
 
 def test_after_max_steps_comes_one_terminal_tick_and_then_silence(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     ticks = []
     for stamp in range(1, 7):
         lockstep.see(stamp, a=float(stamp))
@@ -178,7 +178,7 @@ def test_after_max_steps_comes_one_terminal_tick_and_then_silence(lockstep):
 
 
 def test_ending_in_lockstep_waits_for_the_action_under_way_and_for_the_plants_answer(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     lockstep.see(1)
     lockstep.tick()
     ended = lockstep.loop.end_episode()
@@ -192,7 +192,7 @@ def test_ending_in_lockstep_waits_for_the_action_under_way_and_for_the_plants_an
 
 
 def test_ending_does_not_wait_for_a_dead_plant(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     lockstep.see(1)
     lockstep.tick()
     ended = lockstep.loop.end_episode()
@@ -204,7 +204,7 @@ def test_ending_does_not_wait_for_a_dead_plant(lockstep):
 
 
 def test_ending_what_ended_by_itself_waits_for_the_plant_too(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     for stamp in range(1, 5):
         lockstep.see(stamp)
         lockstep.tick()
@@ -218,7 +218,7 @@ def test_ending_what_ended_by_itself_waits_for_the_plant_too(lockstep):
 
 def test_ending_in_real_time_is_done_with_the_terminal_tick():
     rig = Rig()
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.see(1)
     rig.tick()
     ended = rig.loop.end_episode()
@@ -230,7 +230,7 @@ def test_ending_in_real_time_is_done_with_the_terminal_tick():
 
 
 def test_a_staged_model_acts_from_the_next_episode_on_and_the_previous_is_kept(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     lockstep.loop.stage(make_model("v2", gain=1.0))
     lockstep.see(1)
     assert lockstep.tick().model_version == "v1"
@@ -238,7 +238,7 @@ def test_a_staged_model_acts_from_the_next_episode_on_and_the_previous_is_kept(l
     lockstep.loop.end_episode()
     lockstep.see(2)
     assert lockstep.tick().model_version == "v1"
-    assert lockstep.loop.begin_episode(2, E, 0, False) == "v2"
+    assert lockstep.loop.begin_episode(2, E, 0, 1.0) == "v2"
     lockstep.see(3)
     assert lockstep.tick().model_version == "v2"
     assert lockstep.loop.previous.version == "v1"
@@ -249,17 +249,17 @@ def test_a_staged_model_acts_from_the_next_episode_on_and_the_previous_is_kept(l
 def test_episodes_that_cannot_begin_say_why_and_leave_the_model(lockstep):
     for e in (E[:2], np.array([1.0, np.nan, 0.0])):
         with pytest.raises(SimplError, match="wanted 3 finite numbers"):
-            lockstep.loop.begin_episode(1, e, 0, False)
-    lockstep.loop.begin_episode(1, E, 0, False)
+            lockstep.loop.begin_episode(1, e, 0, 1.0)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     with pytest.raises(SimplError, match="episode 1 is still running"):
-        lockstep.loop.begin_episode(2, E, 0, False)
+        lockstep.loop.begin_episode(2, E, 0, 1.0)
     empty = PolicyLoop(lockstep.state, print, LoopSettings())
     with pytest.raises(SimplError, match="no model"):
-        empty.begin_episode(1, E, 0, False)
+        empty.begin_episode(1, E, 0, 1.0)
 
 
 def test_a_model_that_refuses_to_begin_is_not_swapped_in(lockstep):
-    lockstep.loop.begin_episode(1, E, 0, False)
+    lockstep.loop.begin_episode(1, E, 0, 1.0)
     lockstep.loop.end_episode()
     lockstep.see(1)
     lockstep.tick()
@@ -267,7 +267,7 @@ def test_a_model_that_refuses_to_begin_is_not_swapped_in(lockstep):
     broken.runner.begin_episode = lambda *_: (_ for _ in ()).throw(SimplError("cold"))
     lockstep.loop.stage(broken)
     with pytest.raises(SimplError, match="cold"):
-        lockstep.loop.begin_episode(2, E, 0, False)
+        lockstep.loop.begin_episode(2, E, 0, 1.0)
     assert lockstep.loop.status().model_version == "v1"
 
 
@@ -276,7 +276,7 @@ def test_a_model_that_refuses_to_begin_is_not_swapped_in(lockstep):
 
 def test_a_stale_state_is_not_acted_on_and_counts_as_missed():
     rig = Rig(state_timeout=0.2)
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.see(1)
     rig.time += 0.19
     assert rig.tick().active
@@ -287,7 +287,7 @@ def test_a_stale_state_is_not_acted_on_and_counts_as_missed():
 
 def test_a_joint_state_that_is_said_again_becomes_no_younger():
     rig = Rig(state_timeout=0.2)
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.see(1)
     for _ in range(2):
         rig.time += 0.09
@@ -315,7 +315,7 @@ def test_real_time_ticks_keep_absolute_deadlines():
     loop.stage(make_model())
     state.update_joints(1, JOINTS, [1.0, 2.0], time.monotonic())
     state.update_objects(1, OBJECTS, [3.0], time.monotonic())
-    loop.begin_episode(1, E, 0, False)
+    loop.begin_episode(1, E, 0, 1.0)
     loop.start()
     try:
         assert done.wait(60.0)
@@ -338,20 +338,20 @@ def test_a_failing_tick_ends_in_a_terminal_tick_and_a_message():
     model.runner.act = lambda observation: 1 / 0
     rig.loop.stage(model)
     rig.see(1)
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.loop.run()
     assert [tick.active for tick in rig.sent] == [False]
     np.testing.assert_array_equal(rig.sent[0].velocity, [0.0, 0.0])
     assert isinstance(failures[0], ZeroDivisionError)
     assert rig.loop.status().state == "error"
     with pytest.raises(SimplError, match="division by zero"):
-        rig.loop.begin_episode(2, E, 0, False)
+        rig.loop.begin_episode(2, E, 0, 1.0)
 
 
 def test_stopping_the_thread_in_mid_episode_tells_the_arm_to_stop():
     rig = Rig(lockstep=True)
     rig.see(1)
-    rig.loop.begin_episode(1, E, 0, False)
+    rig.loop.begin_episode(1, E, 0, 1.0)
     rig.loop.start()
     deadline = time.monotonic() + 5.0
     while not rig.sent and time.monotonic() < deadline:

@@ -98,7 +98,7 @@ def test_skills_are_drawn_from_the_policy_or_its_mean() -> None:
     drawn = np.concatenate([episode.skills for episode in collect(ToyEnv(50), actor, jobs)])
     # 4,000 numbers: standard errors 0.03 and 0.02.
     assert drawn.mean() == pytest.approx(0.5, abs=0.15) and drawn.std() == pytest.approx(2.0, abs=0.12)
-    (calm,) = collect(ToyEnv(1), actor, [RolloutJob(TASKS[0], deterministic=True)])
+    (calm,) = collect(ToyEnv(1), actor, [RolloutJob(TASKS[0], temperature=0.0)])
     np.testing.assert_array_equal(calm.skills, 0.5)
 
 

@@ -41,30 +41,30 @@ def observations(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, 30)).astype(np.float32)
 
 
-def episode(runner: PolicyRunner, states: np.ndarray, seed: int, deterministic: bool = False) -> list[SkillAction]:
-    runner.begin_episode(E, seed, deterministic)
+def episode(runner: PolicyRunner, states: np.ndarray, seed: int, temperature: float = 1.0) -> list[SkillAction]:
+    runner.begin_episode(E, seed, temperature)
     return [runner.act(state) for state in states]
 
 
-def by_torch(models: Models, states: np.ndarray, seed: int, deterministic: bool) -> tuple[np.ndarray, np.ndarray]:
+def by_torch(models: Models, states: np.ndarray, seed: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """The same episode written down plainly: actions (T, 9) and skills (T, 10)."""
     rng, actions, skills = np.random.default_rng([seed, 1]), [], []
     with torch.no_grad():
         for step, state in enumerate(torch.from_numpy(states)):
             if step % 10 == 0:
                 mean, scale = models.skill_policy(state[None], torch.from_numpy(E)[None])
-                noise = np.zeros(10, np.float32) if deterministic else rng.standard_normal(10, dtype=np.float32)
+                noise = np.float32(temperature) * rng.standard_normal(10, dtype=np.float32)
                 z = mean + scale * torch.from_numpy(noise)
             actions.append(models.skill_decoder(state[None], z)[0].clamp(-1.0, 1.0).numpy())
             skills.append(z[0].numpy())
     return np.stack(actions), np.stack(skills)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_an_episode_equals_the_networks_step_by_step(runner, models, deterministic):
+@pytest.mark.parametrize("temperature", [1.0, 0.4, 0.0])
+def test_an_episode_equals_the_networks_step_by_step(runner, models, temperature):
     states = observations(35)
-    ours = episode(runner, states, seed=5, deterministic=deterministic)
-    actions, skills = by_torch(models, states, 5, deterministic)
+    ours = episode(runner, states, seed=5, temperature=temperature)
+    actions, skills = by_torch(models, states, 5, temperature)
     np.testing.assert_allclose([step.action for step in ours], actions, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose([step.z for step in ours], skills, rtol=1e-5, atol=1e-5)
 
@@ -87,8 +87,8 @@ def test_noise_comes_from_the_seed_alone(runner, bundle):
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a.action, b.action)
     assert not np.array_equal(first[0].z, other[0].z)
-    mean = episode(runner, states, seed=1, deterministic=True)
-    np.testing.assert_array_equal(mean[0].z, episode(runner, states, seed=2, deterministic=True)[0].z)
+    mean = episode(runner, states, seed=1, temperature=0.0)
+    np.testing.assert_array_equal(mean[0].z, episode(runner, states, seed=2, temperature=0.0)[0].z)
 
 
 def test_actions_stay_within_the_limits(runner):
@@ -184,15 +184,15 @@ class _Pendulums:
         pass
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_the_robot_does_what_the_simulation_did(deterministic, runner, models):
+@pytest.mark.parametrize("temperature", [1.0, 0.4, 0.0])
+def test_the_robot_does_what_the_simulation_did(temperature, runner, models):
     """A rollout in training and the runtime on the robot: same seed, same skills, same actions."""
     actor = SkillActor(models.skill_decoder, [models.skill_policy], horizon=10)
-    jobs = [RolloutJob(None, E, seed, deterministic) for seed in range(4)]
+    jobs = [RolloutJob(None, E, seed, temperature) for seed in range(4)]
     for job, made in zip(jobs, collect(_Pendulums(), actor, jobs), strict=True):
         env = _Pendulums()
         state = env.reset(0, None, job.seed)
-        runner.begin_episode(E, job.seed, deterministic)
+        runner.begin_episode(E, job.seed, temperature)
         for step in range(35):
             np.testing.assert_allclose(state, made.observations[step], atol=1e-4)
             answer = runner.act(state)

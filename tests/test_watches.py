@@ -67,7 +67,7 @@ class StuckRunner:
     def __init__(self):
         self.inside, self.let_go = threading.Event(), threading.Event()
 
-    def begin_episode(self, e, seed, deterministic=False):
+    def begin_episode(self, e, seed, temperature=1.0):
         pass
 
     def act(self, observation):

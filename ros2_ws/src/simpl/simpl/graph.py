@@ -181,6 +181,7 @@ def adapt_graph(settings: AdaptSettings, bundle: Path, run_folder: Path) -> list
     actors = acting_graph(settings, bundle, run_folder)
     common: dict[str, ParameterValue] = {"bundle": str(bundle), "run_folder": str(run_folder), "seed": settings.seed}
     counts = {f"{phase}_episodes": count for phase, count in settings.episodes_per_phase.items()}
+    preset = ADAPT_PRESETS[settings.preset]
     learner = NodeSpec(
         "learner", "learner", {**common, "preset": settings.preset}, environment=_TRAINING_THREADS, respawn=True
     )
@@ -196,6 +197,8 @@ def adapt_graph(settings: AdaptSettings, bundle: Path, run_folder: Path) -> list
             "reward": settings.reward,
             "label_wait": float(settings.label_wait),
             "scene": settings.scene,
+            "temperature": preset.temperature,
+            "cool_over": preset.cool_over,
         },
         environment=_ONE_THREAD,
         ends_run=True,

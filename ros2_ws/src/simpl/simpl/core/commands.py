@@ -22,11 +22,12 @@ class Home(NamedTuple):
 
 
 class BeginEpisode(NamedTuple):
-    """Let the policy act with task embedding `e` (E,)."""
+    """Let the policy act with task embedding `e` (E,), and `temperature` times the scale of its skills."""
 
     episode: int
     e: NDArray[np.float32]
     seed: int
+    temperature: float = 1.0
 
 
 class EndEpisode(NamedTuple):

@@ -297,7 +297,8 @@ class EpisodeMachine:
         rewards = make_rewards(self.plan.reward, parse_kitchen_task(self.plan.task), e, self.reward_model)
         self._recorder = EpisodeRecorder(self._number, self.schedule.phase, self.plan, rewards)
         self._last_tick = now
-        return self._ask(BeginEpisode(self._number, e, self.schedule.skill_seed()), State.BEGINNING, ANSWER_WAIT, now)
+        begin = BeginEpisode(self._number, e, self.schedule.skill_seed(), self.schedule.temperature())
+        return self._ask(begin, State.BEGINNING, ANSWER_WAIT, now)
 
     def _begun(self, version: str, now: float) -> list[Command]:
         if version != self._acting and self._mismatches < 2:

@@ -134,9 +134,9 @@ class HomeRunner:
         """For the loop: actions are velocities."""
         return LoadedModel(self, "home", 0, np.ones(len(self._profile.joints)))
 
-    def begin_episode(self, e: Float32 | None = None, seed: int = 0, deterministic: bool = False) -> None:
+    def begin_episode(self, e: Float32 | None = None, seed: int = 0, temperature: float = 1.0) -> None:
         """Start over; the way is planned from the first observation."""
-        del e, seed, deterministic
+        del e, seed, temperature
         self._path: JointPath | None = None
         self._step = 0
         self._integral = np.zeros(len(self._profile.joints))

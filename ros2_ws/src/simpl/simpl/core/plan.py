@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sim.tasks import parse_kitchen_task
 from simpl.core.commands import EpisodeDone
 from simpl.graph import OPERATOR, PHASES, REWARD_SOURCES, SCENES
+from simpl_core.config import skill_temperature
 from simpl_core.errors import ConfigError
 
 LEARNED_FROM = ("conditioning", "evaluation", "finetune")
@@ -44,10 +45,13 @@ class RunPlan:
     """Longest wait for a label after each episode [s]; 0: none. Where the operator alone rewards it has no end."""
     scene: str = "service"
     """Who puts the scene back: a service of the arm or its simulation, or the operator, after the arm went home."""
+    temperature: float = 1.0
+    """What the skills' noise is cooled down to, in a line over the first `cool_over` episodes of fine-tuning."""
+    cool_over: int = 30
 
     def __post_init__(self) -> None:
         parse_kitchen_task(self.task)
-        least = dict.fromkeys(("evaluation", "finetune", "final", "seed", "label_wait"), 0)
+        least = dict.fromkeys(("evaluation", "finetune", "final", "seed", "label_wait", "temperature", "cool_over"), 0)
         for name, minimum in (least | {"conditioning": 1, "max_steps": 1}).items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {minimum}")
@@ -72,6 +76,11 @@ class RunPlan:
     def skill_seed(self, phase: str, index: int) -> int:
         """Seed of the skill noise of episode `index` of `phase`; the same when the episode is repeated."""
         return int(self._sequence(phase, index, _SKILLS).generate_state(1, np.uint64)[0])
+
+    def skill_temperature(self, phase: str, index: int) -> float:
+        """Factor on the scale of the skills in episode `index` of `phase`; `final` is as cool as `finetune` ends."""
+        made = {"finetune": index, "final": self.finetune}.get(phase, 0)
+        return skill_temperature(made, self.temperature, self.cool_over)
 
     def scene_seed(self, phase: str, index: int) -> int:
         """Seed of the sensor noise of episode `index` of `phase`."""
@@ -119,6 +128,10 @@ class Schedule:
     def skill_seed(self) -> int:
         """Seed of its skill noise."""
         return self.plan.skill_seed(self.phase, self.index)
+
+    def temperature(self) -> float:
+        """Factor on the scale of its skills."""
+        return self.plan.skill_temperature(self.phase, self.index)
 
     def scene_seed(self) -> int:
         """Seed of its sensor noise."""

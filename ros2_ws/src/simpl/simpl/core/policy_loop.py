@@ -101,14 +101,14 @@ class PolicyLoop:
             kept = (self._model, self._staged, self.previous)
             return next((model for model in kept if model is not None and model.version == version), None)
 
-    def begin_episode(self, number: int, e: FloatArray, seed: int, deterministic: bool) -> str:
+    def begin_episode(self, number: int, e: FloatArray, seed: int, temperature: float) -> str:
         """Swap a staged model in and start ticking.
 
         Args:
             number: of the episode, copied into every tick.
             e: task embedding (E,).
             seed: of the skill noise.
-            deterministic: the mean skill instead of a sample.
+            temperature: factor on the scale of the skills; 0 takes their mean.
 
         Returns:
             The model version that acts.
@@ -125,7 +125,7 @@ class PolicyLoop:
             if e.shape != (model.e_dim,) or not np.isfinite(e).all():
                 raise SimplError(f"the task embedding has shape {e.shape}, wanted {model.e_dim} finite numbers")
             # Before anything is swapped: a model that refuses leaves the old one in place.
-            model.runner.begin_episode(e, seed, deterministic)
+            model.runner.begin_episode(e, seed, temperature)
             if model is not self._model:
                 self.previous, self._model = self._model, model
             self._staged = None

@@ -38,7 +38,7 @@ class Decision(Protocol):
 class Runner(Protocol):
     """A policy that can be ticked: see export.runtime.PolicyRunner."""
 
-    def begin_episode(self, e: FloatArray, seed: int, deterministic: bool = False) -> None:
+    def begin_episode(self, e: FloatArray, seed: int, temperature: float = 1.0) -> None:
         """Start over with task embedding `e` (E,)."""
 
     def act(self, observation: FloatArray) -> Decision | None:

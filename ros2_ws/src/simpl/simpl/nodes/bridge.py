@@ -280,7 +280,9 @@ def _reset_request(request: ResetScene, _: Path | None) -> ResetSceneService.Req
 
 
 def _begin_request(request: BeginEpisode, _: Path | None) -> BeginEpisodeService.Request:
-    return BeginEpisodeService.Request(episode=request.episode, e=float32_field(request.e), seed=request.seed)
+    return BeginEpisodeService.Request(
+        episode=request.episode, e=float32_field(request.e), seed=request.seed, temperature=request.temperature
+    )
 
 
 def _trigger(_: Request, __: Path | None) -> Trigger.Request:
@@ -312,6 +314,10 @@ def _declare_plan(node: Node) -> RunPlan:
             node, "label_wait", 0.0, "longest wait for a label after each episode [s]", between=(0.0, 86_400.0)
         ),
         scene=declare(node, "scene", "service", f"who puts the scene back: {' or '.join(SCENES)}"),
+        temperature=declare(
+            node, "temperature", 1.0, "factor on the skills' scale that fine-tuning cools down to", between=(0.0, 1.0)
+        ),
+        cool_over=declare(node, "cool_over", 30, "episodes of fine-tuning until it is that cool", between=(0, 100_000)),
         **counts,
     )
 

@@ -60,7 +60,7 @@ class PolicyNode(LifecycleNode):
             ),
         )
         self._deterministic = declare(
-            self, "deterministic", False, "always take the mean skill, also when an episode does not ask for it"
+            self, "deterministic", False, "always take the mean skill, whatever temperature an episode asks for"
         )
         patience = declare(
             self,
@@ -198,8 +198,9 @@ class PolicyNode(LifecycleNode):
         try:
             self._check_active()
             await self._wait_for_guard()
+            temperature = 0.0 if self._deterministic else request.temperature
             response.model_version = self._loop.begin_episode(
-                request.episode, float32_array(request.e), request.seed, request.deterministic or self._deterministic
+                request.episode, float32_array(request.e), request.seed, temperature
             )
             response.success = True
         except SimplError as error:
