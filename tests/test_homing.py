@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limit_checker import READY, arm
 
 from simpl.core.guard import Flags, Guard, GuardSettings, Mode, Wanted
 from simpl.core.homing import SETTLE, SHARE, SPEED_UP, STRAY, TOLERANCE, HomeRunner, HomingError, plan_home
@@ -175,6 +176,14 @@ def test_homes_that_cannot_be_reached_are_refused() -> None:
         plan_home(make_profile(), np.array([0.0, np.nan, 0.0]))
     runner = HomeRunner(make_profile(home=(0.0, 1.48, 0.0)))
     assert runner.act(np.zeros(4, np.float32)) is None and "beyond its limits" in runner.outcome
+
+
+def test_a_home_outside_of_the_workspace_is_refused_with_the_profile() -> None:
+    document = arm(box=True) | {"home": READY.tolist()}
+    assert parse_profile(document, "inside").home is not None
+    document["home"][0] = -1.5  # beside the base instead of in front of it
+    with pytest.raises(ConfigError, match=r"home: the tool is at \(-?\d\.\d+, -0\.\d+, \d\.\d+\) m there"):
+        parse_profile(document, "outside")
 
 
 def test_the_profile_reads_its_home_and_counts_it() -> None:

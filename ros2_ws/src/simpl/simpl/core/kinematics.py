@@ -58,6 +58,11 @@ class Box:
         good: NDArray[np.bool_] = ((tool >= low) & (tool <= high)).all(axis=(0, 2))
         return good
 
+    def misses(self, position: FloatArray) -> FloatArray | None:
+        """Where the tool is at `position` (A,) [m], if that is outside or within the margin of a wall."""
+        tool = self._kinematics.tool(position)
+        return None if bool(((self._low <= tool) & (tool <= self._high)).all()) else tool
+
     def leaves(self, position: FloatArray, onwards: FloatArray) -> bool:
         """Whether the tool is outside, margin not counted, and further out at `onwards` (A,) than at `position`."""
         here, there = self._kinematics.tool(position), self._kinematics.tool(onwards)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simpl.core.datasheet import UNIT_HINT, UNITS, Datasheet, load_datasheet, plausible
 from simpl.core.document import DocumentReader, read_yaml
+from simpl.core.kinematics import MARGIN, Box
 from simpl.core.profile_files import find_datasheet
 from simpl.core.profile_parts import (
     COMMAND_TOPICS,
@@ -226,6 +227,13 @@ def _check_whole(profile: RobotProfile, reader: DocumentReader) -> None:
                 reader.note("kinematics", f"knows turning joints only; {joint.name} is in m")
     if profile.workspace and not profile.kinematics:
         reader.note("workspace", "needs kinematics, which say where the tool is")
+    if profile.home and profile.workspace and profile.kinematics and not reader.problems:
+        tool = Box(profile.workspace, profile.kinematics).misses(np.array(profile.home))
+        if tool is not None:
+            x, y, z = tool
+            reader.note(
+                "home", f"the tool is at ({x:.3f}, {y:.3f}, {z:.3f}) m there, not {MARGIN} m within the workspace"
+            )
     if profile.state_rate_hz is not None and profile.state_rate_hz < profile.control_rate_hz:
         reader.note("state_rate_hz", f"{profile.state_rate_hz} is less than control_rate_hz")
     if profile.datasheet:
