@@ -307,6 +307,26 @@ def test_estop_latches_until_reset_and_a_new_episode(real_time):
     wait_for(lambda: real_time.guard_states[-1].mode == Mode.RUNNING)
 
 
+def test_no_episode_begins_before_the_guard_hears_the_arm(rig: RosRig, random_bundle: Path) -> None:
+    """Discovery takes its time: what the policy hears its guard may not hear yet."""
+    states = rig.listen(topics.GUARD_STATE)
+    rig.start("guard", remap={"joint_states": "elsewhere"})
+    rig.start("policy", bundle=random_bundle)
+    wait_for(lambda: len(states) > 0)
+    begin = BeginEpisode.Request(episode=1, e=E, seed=0)
+    refused = rig.call(topics.BEGIN_EPISODE, begin)
+    assert not refused.success and refused.message.endswith("no joint state has come yet")
+    rig.finish("guard")
+    rig.start("guard")
+    joints = topics.JOINT_STATES.publisher(rig.node)
+
+    def begins() -> bool:
+        joints.publish(to_joint_state(time.time_ns(), ROBOT_JOINTS, INITIAL_POSITION[:9]))
+        return bool(rig.call(topics.BEGIN_EPISODE, begin).success)
+
+    wait_for(begins)
+
+
 def test_the_plant_comes_to_rest_when_the_guard_is_killed(doomed):
     def movement() -> float:
         recent = np.array([list(state.position) for state in doomed.joint_states[-30:]])

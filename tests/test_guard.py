@@ -361,6 +361,16 @@ def test_zeros_are_repeated_when_asked_for():
     assert_zero(rig.wait(0.06).guard.watch(), Mode.STOPPED, Flags.NONE)
 
 
+def test_at_rest_the_guard_says_whether_an_episode_could_move():
+    rig = Rig(zero_repeat=0.1)
+    assert_zero(rig.guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+    assert_zero(rig.wait(0.11).at(0.0, 0.0, 0.0).guard.watch(), Mode.STOPPED, Flags.NONE)
+    assert_zero(rig.wait(10.0).guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+    assert not rig.guard.counts.any(), "nothing was stopped"
+    rig.guard.estop()
+    assert_zero(rig.wait(0.11).guard.watch(), Mode.ESTOP, Flags.ESTOP)
+
+
 def test_a_stale_joint_state_stops_by_action_and_by_watchdog(rig):
     rig.act([1.0, 0.0, 0.0])
     rig.wait(0.1).act([1.0, 0.0, 0.0])

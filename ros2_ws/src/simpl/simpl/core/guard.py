@@ -157,7 +157,7 @@ class Guard:
         elif self._velocity.any():
             return self._ease(self.mode, *self._why)
         elif 0.0 < self._settings.zero_repeat <= now - self._command_at:
-            return self._stop(self.mode, *self._why)
+            return self._rest(now)
         return None
 
     def estop(self, reason: str = "e-stop pressed") -> Command:
@@ -277,6 +277,12 @@ class Guard:
         """Zeros, now."""
         self._velocity = self._acceleration = self._zeros
         return self._ease(mode, flags, reason, wanted)
+
+    def _rest(self, now: float) -> Command:
+        """Zeros at rest, said again; before an episode begins they also say whether it could move."""
+        stale = self._stale_state(now) if self.mode is Mode.STOPPED else ""
+        flags, reason = (Flags.STALE_STATE, stale) if stale else self._why
+        return self._send(self._zeros, flags, reason, None, self._elapsed())
 
     def _ease(self, mode: Mode, flags: Flags, reason: str, wanted: Wanted | None = None) -> Command:
         """The next command of a stop within the limits; `watch` sends those after it."""

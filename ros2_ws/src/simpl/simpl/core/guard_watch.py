@@ -19,15 +19,17 @@ class GuardWatch:
         self._asked_at: float | None = None
         self.lost = False
         """The guard was given up, and has not been heard since."""
+        self.blind = ""
+        """Why the guard would let nothing move now: it has no fresh joint state."""
 
     def sent(self, now: float) -> None:
         """An action went out at `now` (steady clock [s])."""
         if self._asked_at is None:
             self._asked_at = now
 
-    def heard(self) -> None:
-        """The guard said something."""
-        self._asked_at, self.lost = None, False
+    def heard(self, blind: str = "") -> None:
+        """The guard said something, and `blind` if it misses the joint states."""
+        self._asked_at, self.lost, self.blind = None, False, blind
 
     def silence(self, now: float) -> float:
         """How long the oldest action has been waiting [s]; 0 when none is."""

@@ -251,17 +251,23 @@ class PolicyNode(LifecycleNode):
         return response
 
     async def _wait_for_guard(self) -> None:
-        """An action that no guard hears is lost, and in lockstep time would stand still for ever."""
+        """An action that no guard hears, or lets pass, is lost; in lockstep time would stand still for ever."""
         patience = time.monotonic() + _GUARD_PATIENCE
         guards = self.resolve_topic_name(interfaces.GUARD_STATE.name)
-        while not (self._actions.get_subscription_count() and self.count_publishers(guards)) or self._guard_is_lost():
+        while True:
+            problem = ""
+            if not (self._actions.get_subscription_count() and self.count_publishers(guards)):
+                problem = f"no guard listens to {self._actions.topic_name}"
+            elif self._takeover is not None and self._takeover.watch.lost:
+                # A dead guard stays announced for a while: once lost it counts only when it speaks.
+                problem = "no guard answers any more"
+            elif self._takeover is not None and self._takeover.watch.blind:
+                problem = f"the guard would let nothing move: {self._takeover.watch.blind}"
+            if not problem:
+                return
             if time.monotonic() > patience:
-                raise SimplError(f"no guard listens to {self._actions.topic_name}")
+                raise SimplError(problem)
             await self._pause(0.02)
-
-    def _guard_is_lost(self) -> bool:
-        """A dead guard stays announced for a while: once lost it counts only when it speaks."""
-        return self._takeover is not None and self._takeover.watch.lost
 
     def _check_active(self) -> None:
         if not self._active:

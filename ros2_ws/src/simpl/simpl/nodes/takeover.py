@@ -12,6 +12,7 @@ from simpl_interfaces.msg import GuardState
 
 from simpl import interfaces
 from simpl.conversions import to_velocity_command
+from simpl.core.guard import Flags
 from simpl.core.guard_watch import GuardWatch
 from simpl.core.profile import RobotProfile
 
@@ -53,8 +54,8 @@ class Takeover:
             self._let_go()
         return "the guard does not answer" if self.watch.gives_up(now) else ""
 
-    def _on_guard(self, _: GuardState) -> None:
-        self.watch.heard()
+    def _on_guard(self, message: GuardState) -> None:
+        self.watch.heard(message.reason if message.flags & Flags.STALE_STATE else "")
         self._let_go()
 
     def _let_go(self) -> None:
