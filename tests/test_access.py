@@ -18,14 +18,15 @@ from simpl.core.profile import RobotProfile, load_profile
 from simpl.core.profile_files import find_profile
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "simpl"
+SAYS_HOW_IT_FARES = "nodes/diagnostics.py"
 # Sources of each node, and what the interfaces are for that a table of the source names and a loop uses.
 SOURCES = {
-    "policy": (("nodes/policy.py", "nodes/takeover.py"), ""),
-    "guard": (("nodes/guard.py",), ""),
-    "bridge": (("nodes/bridge.py",), "server"),
-    "learner": (("nodes/learner.py",), ""),
+    "policy": (("nodes/policy.py", "nodes/takeover.py", SAYS_HOW_IT_FARES), ""),
+    "guard": (("nodes/guard.py", SAYS_HOW_IT_FARES), ""),
+    "bridge": (("nodes/bridge.py", SAYS_HOW_IT_FARES), "server"),
+    "learner": (("nodes/learner.py", SAYS_HOW_IT_FARES), ""),
     "arm_sim": (("nodes/arm_sim.py",), ""),
-    "franka_fci": (("nodes/franka_fci.py",), ""),
+    "franka_fci": (("nodes/franka_fci.py", SAYS_HOW_IT_FARES), ""),
     "adapt_monitor": (("front/monitor.py", "front/keys.py"), "subscription"),
 }
 VERBS = ("publisher", "subscription", "server", "client")
@@ -122,6 +123,7 @@ def test_names_are_those_of_the_robot_and_of_the_namespace() -> None:
     assert guard["topic", "publish"] == {
         "/left/lbr/joint_trajectory_controller/joint_trajectory",
         "/left/guard/state",
+        "/diagnostics",
         "/rosout",
         "/parameter_events",
     }

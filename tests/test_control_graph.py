@@ -307,6 +307,37 @@ def test_estop_latches_until_reset_and_a_new_episode(real_time):
     wait_for(lambda: real_time.guard_states[-1].mode == Mode.RUNNING)
 
 
+def test_the_guards_health_is_on_diagnostics(rig: RosRig) -> None:
+    said = rig.listen(topics.DIAGNOSTICS)
+
+    def level() -> int | None:
+        words = [one for message in said for one in message.status if one.name == "guard: safety"]
+        return words[-1].level[0] if words else None
+
+    rig.start("guard")
+    wait_for(lambda: level() == 1)  # it hears no arm
+    joints = topics.JOINT_STATES.publisher(rig.node)
+    timer = rig.node.create_timer(
+        0.02, lambda: joints.publish(to_joint_state(time.time_ns(), ROBOT_JOINTS, INITIAL_POSITION[:9]))
+    )
+    wait_for(lambda: level() == 0)
+    rig.call(topics.GUARD_ESTOP)
+    wait_for(lambda: level() == 2)
+    assert said[-1].status[0].message == "ESTOP: e-stop pressed"
+    rig.node.destroy_timer(timer)
+
+
+def test_qualities_of_the_robots_own_topics_can_be_overridden(rig: RosRig) -> None:
+    rig.start("guard", **{"qos_overrides./joint_states.subscription.reliability": "reliable"})
+
+    def readers() -> list[str]:
+        found = rig.node.get_subscriptions_info_by_topic("/joint_states")
+        return [one.qos_profile.reliability.name for one in found if one.node_name == "guard"]
+
+    wait_for(lambda: readers() == ["RELIABLE"])
+    assert topics.JOINT_STATES.reader.reliability.name == "BEST_EFFORT", "for one process, not for all"
+
+
 def test_no_episode_begins_before_the_guard_hears_the_arm(rig: RosRig, random_bundle: Path) -> None:
     """Discovery takes its time: what the policy hears its guard may not hear yet."""
     states = rig.listen(topics.GUARD_STATE)

@@ -40,25 +40,27 @@ LABELS = (i.EPISODE_SUCCESS, i.EPISODE_FAILURE, i.EPISODE_DISCARD, i.EPISODE_REA
 ACCESS: Mapping[str, Access] = {
     "policy": Access(
         # Commands: zeros in the place of a guard that is silent.
-        says=(i.POLICY_ACTION, i.POLICY_STATUS, i.COMMANDS),
+        says=(i.POLICY_ACTION, i.POLICY_STATUS, i.COMMANDS, i.DIAGNOSTICS),
         hears=(i.JOINT_STATES, i.OBJECT_STATES, i.GUARD_STATE),
         offers=(i.BEGIN_EPISODE, i.END_EPISODE, i.HOME, i.STAGE_MODEL),
         kind="lifecycle",
     ),
     "guard": Access(
-        says=(i.COMMANDS, i.TRAJECTORY, i.GUARD_STATE),
+        says=(i.COMMANDS, i.TRAJECTORY, i.GUARD_STATE, i.DIAGNOSTICS),
         hears=(i.JOINT_STATES, i.POLICY_ACTION),
         offers=(i.GUARD_ESTOP, i.GUARD_RESET, i.GUARD_PAUSE, i.GUARD_RESUME),
     ),
     "bridge": Access(
-        says=(i.TRANSITIONS, i.EPISODE_STATE, i.EPISODE_RESULT),
+        says=(i.TRANSITIONS, i.EPISODE_STATE, i.EPISODE_RESULT, i.DIAGNOSTICS),
         hears=(
             i.POLICY_ACTION, i.GUARD_STATE, i.POLICY_STATUS, i.TRANSITIONS_ACK, i.MODEL_UPDATE, i.LEARNER_STATUS,
         ),
         offers=(*LABELS, i.EPISODE_STOP, i.MODEL_ROLLBACK),
         calls=(i.BEGIN_EPISODE, i.END_EPISODE, i.STAGE_MODEL, i.HOME, i.SCENE_RESET),
     ),
-    "learner": Access(says=(i.TRANSITIONS_ACK, i.MODEL_UPDATE, i.LEARNER_STATUS), hears=(i.TRANSITIONS,)),
+    "learner": Access(
+        says=(i.TRANSITIONS_ACK, i.MODEL_UPDATE, i.LEARNER_STATUS, i.DIAGNOSTICS), hears=(i.TRANSITIONS,)
+    ),
     "arm_sim": Access(
         says=(i.JOINT_STATES, i.OBJECT_STATES, i.CLOCK), hears=(i.COMMANDS,), offers=(i.SCENE_RESET,)
     ),

@@ -6,12 +6,14 @@ is never written twice. Names are relative: namespaces and remaps work. `docs/in
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from simpl_interfaces.msg import (
@@ -68,10 +70,13 @@ class Topic:
     type: type
     writer: QoSProfile
     reader: QoSProfile
+    others: bool = False
+    """Nodes that are not ours talk here too, and what they offer may differ: users may override the qualities."""
 
     def publisher(self, node: Node) -> Publisher:
         """A publisher of this topic on `node`."""
-        return node.create_publisher(self.type, self.name, self.writer)
+        qos, options = self._overridable(self.writer)
+        return node.create_publisher(self.type, self.name, qos, qos_overriding_options=options)
 
     def subscription(
         self,
@@ -89,7 +94,14 @@ class Topic:
             qos: for a reader that needs other than the usual, e.g. `STREAM` where each message counts.
             group: callback group; the node's own by default.
         """
-        return node.create_subscription(self.type, self.name, callback, qos or self.reader, callback_group=group)
+        qos, options = self._overridable(qos or self.reader)
+        return node.create_subscription(
+            self.type, self.name, callback, qos, callback_group=group, qos_overriding_options=options
+        )
+
+    def _overridable(self, qos: QoSProfile) -> tuple[QoSProfile, QoSOverridingOptions | None]:
+        # A copy: rclpy writes what the user wants into the profile it is given.
+        return (copy.copy(qos), QoSOverridingOptions.with_default_policies()) if self.others else (qos, None)
 
 
 @dataclass(frozen=True)
@@ -110,18 +122,20 @@ class Service:
         return node.create_client(self.type, self.name, callback_group=group)
 
 
-def _topic(name: str, kind: type, writer: QoSProfile, reader: QoSProfile | None = None) -> Topic:
-    return Topic(name, kind, writer, reader or writer)
+def _topic(
+    name: str, kind: type, writer: QoSProfile, reader: QoSProfile | None = None, *, others: bool = False
+) -> Topic:
+    return Topic(name, kind, writer, reader or writer, others)
 
 
-JOINT_STATES = _topic("joint_states", JointState, SENSOR)
-OBJECT_STATES = _topic("object_states", JointState, SENSOR)
+JOINT_STATES = _topic("joint_states", JointState, SENSOR, others=True)
+OBJECT_STATES = _topic("object_states", JointState, SENSOR, others=True)
 CLOCK = _topic("/clock", Clock, SENSOR)
 # The guard reads the newest action only; the bridge subscribes with STREAM and misses none.
 POLICY_ACTION = _topic("policy/action", PolicyAction, STREAM, COMMAND)
-COMMANDS = _topic("joint_group_velocity_controller/commands", Float64MultiArray, COMMAND)
+COMMANDS = _topic("joint_group_velocity_controller/commands", Float64MultiArray, COMMAND, others=True)
 # In place of COMMANDS where the profile says so.
-TRAJECTORY = _topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, COMMAND)
+TRAJECTORY = _topic("joint_trajectory_controller/joint_trajectory", JointTrajectory, COMMAND, others=True)
 GUARD_STATE = _topic("guard/state", GuardState, STREAM)
 POLICY_STATUS = _topic("policy/status", PolicyStatus, STATUS)
 TRANSITIONS = _topic("transitions", Transition, STREAM)

@@ -43,7 +43,7 @@ class ArmSimNode(Node):
         self._joints, self._objects = list(ROBOT_JOINTS), list(OBJECT_COORDINATES)
         self._joint_states = interfaces.JOINT_STATES.publisher(self)
         self._object_states = interfaces.OBJECT_STATES.publisher(self)
-        self._clock = interfaces.CLOCK.publisher(self) if self._lockstep else None
+        self._clock_topic = interfaces.CLOCK.publisher(self) if self._lockstep else None
         self._published_at = 0.0
         self._slices_due = time.monotonic()
         self._plant.reset(seed, self._next_stamp())
@@ -109,8 +109,8 @@ class ArmSimNode(Node):
         self._published_at = time.monotonic()
         self._object_states.publish(to_joint_state(plant.stamp, self._objects, plant.measured[size:]))
         self._joint_states.publish(to_joint_state(plant.stamp, self._joints, plant.measured[:size]))
-        if self._clock is not None:
-            self._clock.publish(to_clock(plant.stamp))
+        if self._clock_topic is not None:
+            self._clock_topic.publish(to_clock(plant.stamp))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ from std_srvs.srv import Trigger
 from export.bundle import Bundle
 from simpl import interfaces
 from simpl.conversions import float32_field, float64_array, from_bundle_files, from_policy_action, header, to_transition
+from simpl.core import health
 from simpl.core.bridge_session import BridgeSession, Situation
 from simpl.core.commands import BeginEpisode, EndEpisode, EpisodeDone, Home, Request, ResetScene, StageModel
 from simpl.core.guard import Mode
@@ -42,6 +43,7 @@ from simpl.core.plan import RunPlan
 from simpl.core.recorder import GuardRecord
 from simpl.core.transition import Transition
 from simpl.graph import DEFAULT_TASK, OPERATOR, PHASES, REWARD_SOURCES, SCENES
+from simpl.nodes.diagnostics import Diagnostics
 from simpl.nodes.logs import RosHandler
 from simpl.nodes.running import FAILED, OK, STEADY, Ending, declare, run_node
 from simpl_core.errors import BundleError, ConfigError, SimplError
@@ -110,6 +112,7 @@ class BridgeNode(Node):
         interfaces.EPISODE_STOP.server(self, self._on_stop)
         interfaces.MODEL_ROLLBACK.server(self, self._on_rollback)
         self.create_timer(POLL_PERIOD, self._on_time, clock=STEADY)
+        Diagnostics(self, "run", self._health)
         ending.on_signal = self._on_signal
         self._show(force=True)
 
@@ -257,6 +260,10 @@ class BridgeNode(Node):
         """Publish the result of an episode."""
         fields = result._asdict() | {"subtasks_done": list(result.subtasks_done)}
         self._results.publish(EpisodeResult(**fields))
+
+    def _health(self) -> health.Health:
+        session = self._session
+        return health.of_bridge(session.situation(), session.stream.pending, session.stream.resent, session.failed)
 
     def _show(self, *, force: bool = False) -> None:
         """Publish EpisodeState at once when something changed, and else at a calm rate."""

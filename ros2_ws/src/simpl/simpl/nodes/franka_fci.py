@@ -8,15 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
 from simpl import interfaces
-from simpl.conversions import float64_array, header, to_joint_state
+from simpl.conversions import float64_array, to_joint_state
+from simpl.core import health
 from simpl.core.fci_arm import Condition, FciArm
 from simpl.core.franky_connection import FrankyConnection
+from simpl.nodes.diagnostics import Diagnostics
 from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 from simpl_core.errors import ConfigError
 
@@ -49,11 +50,10 @@ class FrankaFciNode(Node):
         self._condition = self._arm.condition
         self._complained_at = 0.0
         self._joint_states = interfaces.JOINT_STATES.publisher(self)
-        self._diagnostics = interfaces.DIAGNOSTICS.publisher(self)
+        self._diagnostics = Diagnostics(self, "arm", lambda: health.of_arm(self._arm))
         interfaces.COMMANDS.subscription(self, self._on_command)
         interfaces.ARM_RECOVER.server(self, self._on_recover)
         self.create_timer(1.0 / rate, self._on_read, clock=STEADY)
-        self.create_timer(1.0, self._diagnose, clock=STEADY)
 
     def close(self) -> None:
         """Brake."""
@@ -93,16 +93,7 @@ class FrankaFciNode(Node):
             self.get_logger().error(
                 f"the arm: {arm.condition.value}: {arm.reason}; service {interfaces.ARM_RECOVER.name}"
             )
-        self._diagnose()
-
-    def _diagnose(self) -> None:
-        arm = self._arm
-        ready = arm.condition is Condition.READY
-        status = DiagnosticStatus(name=f"{self.get_name()}: arm", message=arm.reason or arm.condition.value)
-        status.level = DiagnosticStatus.OK if ready else DiagnosticStatus.ERROR
-        counts = {"commands": arm.commands, "dropped": arm.dropped, "stops": arm.stops}
-        status.values = [KeyValue(key=name, value=str(count)) for name, count in counts.items()]
-        self._diagnostics.publish(DiagnosticArray(header=header(self.get_clock().now().nanoseconds), status=[status]))
+        self._diagnostics.say()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,11 +14,13 @@ from std_srvs.srv import Trigger
 
 from simpl import interfaces
 from simpl.conversions import from_time, to_guard_state, to_trajectory_command, to_velocity_command, to_wanted
+from simpl.core import health
 from simpl.core.guard import Answer, Command, Guard, GuardSettings, Mode
 from simpl.core.interventions import InterventionLog
 from simpl.core.latch import Latch
 from simpl.core.robot_state import NameOrder, StateError
 from simpl.nodes.controllers import ControllerWatch
+from simpl.nodes.diagnostics import Diagnostics
 from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
@@ -71,6 +73,10 @@ class GuardNode(Node):
         interfaces.GUARD_PAUSE.server(self, self._on_pause)
         interfaces.GUARD_RESUME.server(self, self._on_resume)
         self._controllers = ControllerWatch(self, self._commands)
+        self._said: Command | None = None
+        Diagnostics(
+            self, "safety", lambda: health.of_guard(self._said, self._guard.interventions, self._guard.commands)
+        )
         self._take_over()
         self._on_watch()  # before any action: a starved timer may have its first turn after one
         self.create_timer(1.0 / rate, self._on_watch, clock=STEADY)
@@ -153,6 +159,7 @@ class GuardNode(Node):
     def _send(self, command: Command | None, stamp: int | None = None) -> None:
         if command is None:
             return
+        self._said = command
         if self._follows:
             self._commands.publish(to_trajectory_command(self._joints, self._guard.trajectory(command.velocity)))
         else:

@@ -22,10 +22,12 @@ from simpl_interfaces.msg import Transition as TransitionMessage
 from export.bundle import Bundle
 from simpl import interfaces
 from simpl.conversions import from_transition, header, to_bundle_files
+from simpl.core import health
 from simpl.core.journal import JournalError
 from simpl.core.learner_session import LearnerSession
 from simpl.core.model_store import ModelUpdate
 from simpl.core.transition import TransitionError
+from simpl.nodes.diagnostics import Diagnostics
 from simpl.nodes.logs import RosHandler
 from simpl.nodes.running import FAILED, STEADY, Ending, declare, run_node
 from simpl_core.config import ADAPT_PRESETS
@@ -66,12 +68,14 @@ class LearnerNode(Node):
         self._status = interfaces.LEARNER_STATUS.publisher(self)
         self._phase = "waiting"
         self._complained_at = -math.inf
+        self._complaint = ""
         newest = self._session.newest_model()
         if newest is not None:
             self._publish(newest)
         interfaces.TRANSITIONS.subscription(self, self._on_transition)
         self.create_timer(ACK_PERIOD, self._acknowledge, clock=STEADY)
         self.create_timer(STATUS_PERIOD, self._publish_status, clock=STEADY)
+        Diagnostics(self, "training", self._health)
         self._publish_status()
         self._trainer = threading.Thread(target=self._train_forever, name="training", daemon=True)
         self._trainer.start()
@@ -138,7 +142,19 @@ class LearnerNode(Node):
         message.model_version = session.progress.model_version
         self._status.publish(message)
 
+    def _health(self) -> health.Health:
+        session, complaint = self._session, self._complaint
+        self._complaint = ""
+        counts = {
+            "stored": session.store.stored,
+            "duplicates": session.store.duplicates,
+            "gradient steps": session.progress.gradient_steps,
+            "model": session.progress.model_version,
+        }
+        return health.of_learner(self._phase, complaint, counts)
+
     def _complain(self, text: str) -> None:
+        self._complaint = text
         now = time.monotonic()
         if now - self._complained_at > 1.0:
             self._complained_at = now

@@ -19,10 +19,12 @@ from std_srvs.srv import Trigger
 
 from simpl import interfaces
 from simpl.conversions import float32_array, from_time, to_policy_action, to_policy_status
+from simpl.core import health
 from simpl.core.homing import HomeRunner
 from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
 from simpl.core.robot_state import RobotState, StateError
+from simpl.nodes.diagnostics import Diagnostics
 from simpl.nodes.running import FAILED, STEADY, USER_ERROR, Ending, declare, declare_profile, run_node
 from simpl.nodes.takeover import Takeover
 from simpl_core.errors import ConfigError, SimplError
@@ -88,6 +90,8 @@ class PolicyNode(LifecycleNode):
         interfaces.HOME.server(self, self._on_home, group=MutuallyExclusiveCallbackGroup())
         self.create_timer(1.0, self._publish_status, clock=STEADY)
         # In lockstep nothing moves while the guard is silent.
+        self._missed = 0
+        Diagnostics(self, "control loop", self._health)
         self._takeover = None if self._settings.lockstep else Takeover(self, self._profile, patience)
         self.create_timer(_LOOK, self._on_watch, clock=STEADY)
         if self._autostart:
@@ -186,6 +190,11 @@ class PolicyNode(LifecycleNode):
             )
             self._publish_status()
             self._ending.request(FAILED)
+
+    def _health(self) -> health.Health:
+        status, before = self._loop.status(), self._missed
+        self._missed = status.missed
+        return health.of_policy(status, before)
 
     def _publish_status(self) -> None:
         self._status.publish(to_policy_status(self._loop.status(), self.get_clock().now().nanoseconds))
