@@ -131,7 +131,8 @@ def test_names_are_those_of_the_robot_and_of_the_namespace() -> None:
     assert "/left/guard/set_parameters" in guard["service", "reply"]
     policy = allowed["/simpl/policy"]
     assert policy["topic", "publish"] == {
-        "/left/policy/action", "/left/policy/status", "/left/policy/transition_event", "/rosout", "/parameter_events",
+        "/left/policy/action", "/left/policy/status", "/left/policy/transition_event", "/diagnostics", "/rosout",
+        "/parameter_events",
     }  # fmt: skip
     assert "/left/policy/change_state" in policy["service", "reply"]
     assert "/diagnostics" in allowed["/simpl/record"]["topic", "subscribe"]
