@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,18 @@ def test_a_lost_arm_gives_no_states_and_recovery_opens_a_new_session(lab):
     assert len(lab.sessions) == 2 and lab.driver.read() is not None
     assert "waits for a command of zeros" in lab.driver.command(SLOW)
     assert lab.driver.stops == 1
+
+
+def test_the_lost_session_is_over_before_another_is_asked_for(lab):
+    """An arm grants one session at a time, and learns late that a cable was pulled."""
+    lab.arm.fault = ArmLostError("cable pulled")
+    lab.driver.read()
+    lab.arm.fault = None  # its traceback knows the arm
+    lost = weakref.ref(lab.sessions.pop())
+    alive = []
+    connect = lab.connect
+    lab.driver._connect = lambda: (alive.append(lost()), connect())[1]
+    assert lab.driver.recover() == "" and alive == [None]
 
 
 def test_a_recovery_that_fails_says_why(lab, monkeypatch):

@@ -82,7 +82,7 @@ class FciArm:
         self._profile = profile
         self._velocity = profile.velocity_limits() + _ROUNDING
         self._lowest, self._highest = profile.position_ends()
-        self._connection = connect()
+        self._session: Connection | None = connect()
         self._position: FloatArray | None = None
         self._armed = False
         self._told_to_stop = True
@@ -104,16 +104,16 @@ class FciArm:
         # brakes already would plan its braking anew, and later.
         if velocity.any() or not self._told_to_stop:
             self._told_to_stop = not velocity.any()
-            self._attempt(lambda: self._connection.stream(velocity))
+            self._attempt(lambda: self._connection().stream(velocity))
         return ""
 
     def read(self) -> Reading | None:
         """The newest state; None when the arm does not say."""
         if self.condition is Condition.READY:
-            self._attempt(self._connection.check)
+            self._attempt(lambda: self._connection().check())
         if self.condition is Condition.LOST:
             return None
-        reading = self._attempt(self._connection.read)
+        reading = self._attempt(lambda: self._connection().read())
         self._position = None if reading is None else reading.position
         return reading
 
@@ -123,8 +123,11 @@ class FciArm:
             return ""
         try:
             if self.condition is Condition.LOST:
-                self._connection = self._connect()
-            self._connection.recover()
+                self._session = (
+                    None  # its end: an arm grants one session, and may not have noticed that this one is lost
+                )
+                self._session = self._connect()
+            self._connection().recover()
         except SimplError as error:
             self._note(error)
             return self.reason
@@ -134,7 +137,7 @@ class FciArm:
     def close(self) -> None:
         """Brake and leave the arm."""
         if self.condition is not Condition.LOST:
-            self._attempt(self._connection.close)
+            self._attempt(lambda: self._connection().close())
 
     def _problem(self, velocity: FloatArray) -> str:
         """Why a command must not be executed."""
@@ -158,6 +161,11 @@ class FciArm:
             if wanted and (position - end) * wanted >= 0.0:
                 return f"{joint.name} is at {position:.4f} {joint.unit}, its end, and was to go on"
         return ""
+
+    def _connection(self) -> Connection:
+        if self._session is None:
+            raise ArmLostError("the connection is lost")
+        return self._session
 
     def _attempt(self, action: Callable[[], T]) -> T | None:
         """Do it; an arm that stops or is lost is a condition, not an error of ours."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ class ModelStore:
         """
         self._folder, self._base, self._robot = Path(folder), base, robot_uuid
         self._keep = keep
+        self._lock = threading.Lock()  # a model is verified on another thread than the one that may give one up
         self._models = [StoredModel(base.model_version, base.folder, (0, 0))]
         self.accepted = [] if accepted is None else accepted
         self.refused = {} if refused is None else refused
@@ -118,10 +120,11 @@ class ModelStore:
         except BundleError as error:
             self.refused[version] = str(error)
             raise ModelRefusedError(version, str(error)) from error
-        self._models.append(model)
-        if version not in self.accepted:
-            self.accepted.append(version)
-        self._prune()
+        with self._lock:
+            self._models.append(model)
+            if version not in self.accepted:
+                self.accepted.append(version)
+            self._prune()
         return model
 
     def rollback(self) -> StoredModel:
@@ -130,11 +133,12 @@ class ModelStore:
         Raises:
             BundleError: there is none before.
         """
-        if len(self._models) < 2:
-            raise BundleError("there is no earlier model to go back to")
-        given_up = self._models.pop()
-        self.refused[given_up.version] = "it was rolled back"
-        return self.newest
+        with self._lock:
+            if len(self._models) < 2:
+                raise BundleError("there is no earlier model to go back to")
+            given_up = self._models.pop()
+            self.refused[given_up.version] = "it was rolled back"
+            return self.newest
 
     def _admit(self, update: ModelUpdate) -> StoredModel:
         size = sum(len(data) for data in update.files.values())
