@@ -123,9 +123,7 @@ class FciArm:
             return ""
         try:
             if self.condition is Condition.LOST:
-                self._session = (
-                    None  # its end: an arm grants one session, and may not have noticed that this one is lost
-                )
+                self._session = None  # an arm grants one, and may not have noticed that this one is lost
                 self._session = self._connect()
             self._connection().recover()
         except SimplError as error:
