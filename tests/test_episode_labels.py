@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -274,9 +275,11 @@ def test_a_stop_on_the_way_home_stops_the_arm_first() -> None:
 def test_an_older_run_goes_on_and_one_with_other_rewards_does_not(tmp_path) -> None:
     assert open_plan(tmp_path, plan()) is False
     file = tmp_path / "plan.json"
-    old = [line for line in file.read_text().splitlines() if not any(f'"{k}"' in line for k in ("reward", "scene"))]
-    file.write_text("\n".join(old).replace('"label_wait": 0.0,', '"label_wait": 0.0'))
-    assert open_plan(tmp_path, plan(scene="operator", label_wait=3.0)) is True
+    later = ("reward", "scene", "temperature", "cool_over")
+    file.write_text(
+        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name not in later})
+    )
+    assert open_plan(tmp_path, plan(scene="operator", label_wait=3.0, temperature=0.5)) is True
     with pytest.raises(ConfigError, match="reward 'object_states' instead of 'operator'"):
         open_plan(tmp_path, plan(reward="operator"))
 

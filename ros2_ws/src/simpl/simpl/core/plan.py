@@ -19,7 +19,7 @@ from simpl_core.errors import ConfigError
 LEARNED_FROM = ("conditioning", "evaluation", "finetune")
 """Phases whose transitions the learner trains on; all are real experience with the task, `final` judges the outcome."""
 
-_MAY_CHANGE = ("model_wait", "label_wait", "scene")
+_MAY_CHANGE = ("model_wait", "label_wait", "scene", "temperature", "cool_over")
 """What another start of the same run may have otherwise."""
 
 _EMBEDDING, _SKILLS, _SCENE = range(3)  # purposes of a seed
