@@ -61,7 +61,7 @@ class Lab:
     def begin(self) -> None:
         """Driver and guard, until both are heard and the driver has heard the guard's zeros, which arm it."""
         self.rig.start("franka_fci", robot_ip="127.0.0.1", realtime=False, hold=0.5)
-        self.rig.start("guard", profile="franka_fr3", action_timeout=10.0, state_timeout=10.0)
+        self.rig.start("guard", profile="franka_fr3", action_timeout=1.0, state_timeout=10.0)
         wait_for(lambda: len(self.states) > 5 and len(self.commands) > 0 and self.count("commands") > 0, PATIENCE)
 
     def velocity(self) -> np.ndarray:
@@ -219,7 +219,7 @@ def test_the_end_of_a_session_brakes_an_arm_in_motion() -> None:
     arm = power_on()
     try:
         driver = FciArm(lambda: FrankyConnection("127.0.0.1", realtime=False, hold=600.0), PROFILE)
-        robot = driver._connection._robot  # what the arm was told last, which no joint state says
+        robot = driver._connection()._robot  # what the arm was told last, which no joint state says
         driver.read()
         driver.command(np.zeros(7))
 
