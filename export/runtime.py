@@ -165,7 +165,8 @@ class PolicyRunner:
         if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
             raise InferenceError("the skill policy answers with numbers that are not finite")
         rng.standard_normal(dtype=np.float32, out=self._noise)
-        self._noise *= scale * self._temperature
+        self._noise *= self._temperature
+        self._noise *= scale
         np.add(mean, self._noise, out=self._z)
 
 

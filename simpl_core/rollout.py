@@ -149,7 +149,7 @@ class _Running:
 
     def draw_skill(self, mean: Float32, scale: Float32) -> None:
         noise = self._noise.standard_normal(len(mean), dtype=np.float32)
-        self.begin_skill(mean + scale * np.float32(self.job.temperature) * noise)
+        self.begin_skill(mean + np.float32(self.job.temperature) * noise * scale)
 
     def begin_skill(self, z: Float32) -> None:
         self.starts.append(len(self.actions))

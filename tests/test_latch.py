@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from simpl.core.guard_types import Mode
-from simpl.core.latch import Held, Latch
+from simpl.core.guard import Flags, Guard, GuardSettings
+from simpl.core.guard_types import Command, Held, Mode
+from simpl.core.latch import Latch
+from simpl.core.profile import load_profile
+from simpl.core.profile_files import find_profile
 from simpl_core.errors import ConfigError
+
+
+def command(mode: Mode, reason: str, velocity: float = 0.0) -> Command:
+    return Command(np.array([velocity, 0.0]), 0, mode, Flags.NONE, reason)
 
 
 @pytest.mark.parametrize("mode", [Mode.FAULT, Mode.ESTOP, Mode.PAUSED])
@@ -17,20 +25,20 @@ def test_a_stop_that_a_person_ends_outlives_the_guard(tmp_path: Path, mode: Mode
     latch = Latch(file)
     assert latch.left() is None
     for now in (Mode.STOPPED, Mode.RUNNING, mode, mode):
-        latch.note(now, "why")
+        latch.note(command(now, "why"))
     assert Latch(file).left() == Held(mode, "why")
-    latch.note(Mode.STOPPED, "reset")
+    latch.note(command(Mode.STOPPED, "reset"))
     assert Latch(file).left() is None
 
 
 def test_the_successor_forgets_it_when_a_person_has_released_it(tmp_path: Path) -> None:
     file = tmp_path / "held.json"
-    Latch(file).note(Mode.ESTOP, "why")
+    Latch(file).note(command(Mode.ESTOP, "why"))
     successor = Latch(file)
     assert successor.left() is not None
-    successor.note(Mode.ESTOP, "still")
+    successor.note(command(Mode.ESTOP, "still"))
     assert Latch(file).left() == Held(Mode.ESTOP, "why")
-    successor.note(Mode.STOPPED, "reset")
+    successor.note(command(Mode.STOPPED, "reset"))
     assert Latch(file).left() is None
 
 
@@ -44,13 +52,36 @@ def test_what_could_not_be_written_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "guard").touch()  # a file where the folder should be
     latch = Latch(tmp_path / "guard" / "held.json")
     with pytest.raises(OSError, match="guard"):
-        latch.note(Mode.ESTOP, "why")
+        latch.note(command(Mode.ESTOP, "why"))
     (tmp_path / "guard").unlink()
-    latch.note(Mode.ESTOP, "why")
+    latch.note(command(Mode.ESTOP, "why"))
     assert Latch(tmp_path / "guard" / "held.json").left() == Held(Mode.ESTOP, "why")
 
 
 def test_without_a_file_nothing_is_kept() -> None:
     latch = Latch(None)
-    latch.note(Mode.ESTOP, "why")
+    latch.note(command(Mode.ESTOP, "why"))
     assert latch.left() is None
+
+
+def test_no_disk_holds_up_an_arm_that_slows_down(tmp_path: Path) -> None:
+    latch = Latch(tmp_path / "held.json")
+    latch.note(command(Mode.PAUSED, "why", velocity=0.2))
+    assert not (tmp_path / "held.json").exists()
+    latch.note(command(Mode.PAUSED, "why"))
+    assert Latch(tmp_path / "held.json").left() == Held(Mode.PAUSED, "why")
+
+
+@pytest.mark.parametrize(
+    ("left", "mode"), [(Mode.FAULT, Mode.ESTOP), (Mode.ESTOP, Mode.ESTOP), (Mode.PAUSED, Mode.PAUSED)]
+)
+def test_the_successor_is_in_the_stop_until_a_person_releases_it(left: Mode, mode: Mode) -> None:
+    profile = load_profile(find_profile("mujoco_kitchen"))
+    guard = Guard(profile, GuardSettings(), lambda: 10.0)
+    said = guard.take_over(Held(left, "why"))
+    assert (said.mode, said.reason) == (mode, "stopped before this guard was started: why") and not said.velocity.any()
+    again = Guard(profile, GuardSettings(), lambda: 10.0).take_over(Held(mode, said.reason))
+    assert again.reason == said.reason, "said once, however often it is started"
+    guard.on_state(np.zeros(len(profile.joints)))
+    (guard.resume if mode is Mode.PAUSED else guard.reset)()
+    assert guard.mode is Mode.STOPPED

@@ -16,13 +16,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simpl.core.guard_types import HELD, Answer, Command, FloatArray, GuardSettings, Mode, TrajectoryPoint, Wanted
+from simpl.core.guard_types import (
+    HELD,
+    Answer,
+    Command,
+    FloatArray,
+    GuardSettings,
+    Held,
+    Mode,
+    TrajectoryPoint,
+    Wanted,
+)
 from simpl.core.motion_limits import Flags, MotionLimits, describe
 from simpl.core.profile import RobotProfile
 from simpl.core.robot_state import is_news
 from simpl.core.trajectory import TrajectoryPath
 
 __all__ = ["HELD", "Answer", "Command", "Flags", "Guard", "GuardSettings", "Mode", "MotionLimits", "Wanted"]
+
+_EARLIER = "stopped before this guard was started: "
 
 
 class Guard:
@@ -160,10 +172,16 @@ class Guard:
             return self._rest(now)
         return None
 
-    def estop(self, reason: str = "e-stop pressed") -> Command:
+    def estop(self) -> Command:
         """Stop at once and stay stopped until `reset`."""
         self._bar()
-        return self._stop(Mode.ESTOP, Flags.ESTOP, reason)
+        return self._stop(Mode.ESTOP, Flags.ESTOP, "e-stop pressed")
+
+    def take_over(self, held: Held) -> Command:
+        """Stay in the stop that an earlier guard was in; a fault, whose cause nobody knows any more, as an e-stop."""
+        self._paused = held.mode is Mode.PAUSED
+        mode, flag = (Mode.PAUSED, Flags.PAUSED) if self._paused else (Mode.ESTOP, Flags.ESTOP)
+        return self._stop(mode, flag, f"{_EARLIER}{held.reason.removeprefix(_EARLIER)}")
 
     def pause(self) -> Answer:
         """Slow down to a stop, and stay stopped until `resume`."""

@@ -28,6 +28,13 @@ HELD = (Mode.FAULT, Mode.ESTOP, Mode.PAUSED)
 """Modes that only a person ends."""
 
 
+class Held(NamedTuple):
+    """A stop that only a person ends, and why."""
+
+    mode: Mode
+    reason: str
+
+
 class Wanted(NamedTuple):
     """What one action asks for.
 

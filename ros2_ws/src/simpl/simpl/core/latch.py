@@ -5,17 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
 
-from simpl.core.guard_types import HELD, Mode
+from simpl.core.guard_types import HELD, Command, Held, Mode
 from simpl_core.errors import ConfigError
-
-
-class Held(NamedTuple):
-    """A stop that only a person ends, and why."""
-
-    mode: Mode
-    reason: str
 
 
 class Latch:
@@ -50,14 +42,16 @@ class Latch:
         self._kept = held.mode
         return held
 
-    def note(self, mode: Mode, reason: str) -> None:
-        """The guard is in `mode`; call it with every command, it writes where something has changed.
+    def note(self, command: Command) -> None:
+        """Call it with every command that was sent; writes where the mode has changed, and only with the arm at rest.
+
+        A disk may take its time, and until the next command an arm goes on at its last velocity.
 
         Raises:
             OSError: the file cannot be written; it is tried again with the next command.
         """
-        held = mode if mode in HELD else None
-        if self._file is None or held == self._kept:
+        held = command.mode if command.mode in HELD else None
+        if self._file is None or held == self._kept or command.velocity.any():
             return
         if held is None:
             self._file.unlink(missing_ok=True)
@@ -65,7 +59,7 @@ class Latch:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             partial = self._file.with_name(f".{self._file.name}.part")
             with partial.open("w") as file:
-                json.dump({"mode": held.name, "reason": reason}, file)
+                json.dump({"mode": held.name, "reason": command.reason}, file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self._file)

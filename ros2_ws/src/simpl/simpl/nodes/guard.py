@@ -25,7 +25,6 @@ from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
 _LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other publishers
-_EARLIER = "stopped before this guard was started: "
 _LONGEST_RAMP = 0.5  # after a signal the arm is slowed down for so long at most [s]
 
 
@@ -77,18 +76,11 @@ class GuardNode(Node):
         Diagnostics(
             self, "safety", lambda: health.of_guard(self._said, self._guard.interventions, self._guard.commands)
         )
-        self._take_over()
+        held = self._latch.left()
+        if held is not None:
+            self._send(self._guard.take_over(held))
         self._on_watch()  # before any action: a starved timer may have its first turn after one
         self.create_timer(1.0 / rate, self._on_watch, clock=STEADY)
-
-    def _take_over(self) -> None:
-        """Stay in the stop that an earlier guard was in when it ended."""
-        held = self._latch.left()
-        if held is not None and held.mode is Mode.PAUSED:
-            self._send(self._guard.pause().command)
-        elif held is not None:
-            reason = held.reason.removeprefix(_EARLIER)
-            self._send(self._guard.estop(f"{_EARLIER}{reason}"))
 
     def close(self) -> None:
         """Slow the arm down to zeros and see them arrive."""
@@ -177,7 +169,7 @@ class GuardNode(Node):
 
     def _keep(self, command: Command) -> None:
         try:
-            self._latch.note(command.mode, command.reason)
+            self._latch.note(command)
         except OSError as error:
             self.get_logger().error(f"a restarted guard will not know of this stop: {error}", throttle_duration_sec=5.0)
 
