@@ -53,7 +53,7 @@ def load_maze_model(layout: MazeLayout) -> mujoco.MjModel:
             conaffinity=1,
         )
     ball = spec.worldbody.add_body(name="ball")
-    ball.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[RADIUS, 0, 0], density=DENSITY, margin=MARGIN, condim=1)
+    ball.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[RADIUS, 0, 0], density=DENSITY, condim=1)
     for name, axis in (("x", [1, 0, 0]), ("y", [0, 1, 0])):
         ball.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, damping=DAMPING)
         motor = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)

@@ -1,8 +1,7 @@
 """Many kitchens side by side: a pool of threads steps them, each exactly as `KitchenEnv` would alone.
 
-MuJoCo frees the interpreter lock while it steps, so plain threads use the cores. A thread keeps one kitchen in
-its core's cache and loads slot after slot into it, which is faster than a kitchen for each slot and changes not
-a bit of what happens in any. (`mujoco.rollout` is as fast but drops the solver's warm start between calls.)
+MuJoCo frees the interpreter lock while it steps, so plain threads use the cores. (`mujoco.rollout` is as fast but
+drops the solver's warm start between calls, and wakes what sleeps.)
 """
 
 from __future__ import annotations
@@ -48,23 +47,17 @@ class KitchenVector:
             raise ConfigError(f"num_slots and threads must be at least 1, got {num_slots} and {threads}")
         self.num_slots = num_slots
         self._episodes = [KitchenEpisode(max_steps) for _ in range(num_slots)]
-        self._kitchens = [KitchenPhysics(noise) for _ in range(threads)]
-        self._states = [self._kitchens[0].save() for _ in range(num_slots)]
+        self._kitchens = [KitchenPhysics(noise) for _ in range(num_slots)]
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="kitchen")
 
     def reset(self, slot: int, task: KitchenTask, seed: int) -> NDArray[np.float32]:
         """Start an episode of `task` in `slot`, whose noise `seed` decides; returns the observation (30,)."""
-        kitchen = self._kitchens[0]
-        observation = self._episodes[slot].reset(kitchen, task, np.random.default_rng(seed))
-        self._states[slot] = kitchen.save()
-        return observation
+        return self._episodes[slot].reset(self._kitchens[slot], task, np.random.default_rng(seed))
 
     def place(self, slot: int, state: ArrayLike) -> NDArray[np.float32]:
         """Move the episode that has just begun in `slot` to `state` (30,), at rest; returns its observation (30,)."""
-        kitchen = self._kitchens[0]
-        observation = self._episodes[slot].place(kitchen, state)
-        self._states[slot] = kitchen.save()
-        return observation
+        return self._episodes[slot].place(self._kitchens[slot], state)
 
     def step(self, slots: Sequence[int] | NDArray[np.int64], actions: ArrayLike) -> VectorStep:
         """Step the named slots, each once, by actions (n, 9) in [-1, 1].
@@ -84,10 +77,10 @@ class KitchenVector:
             raise ValueError(f"a slot is named twice in {chosen}")
         steps: dict[int, KitchenStep] = {}
         queue = iter(zip(chosen, rows, strict=True))  # shared: a thread that is free takes the next slot
-        if min(len(self._kitchens), len(chosen)) < 2:  # no other thread to hand anything to
-            self._serve(self._kitchens[0], queue, steps)
+        if min(self._threads, len(chosen)) < 2:  # no other thread to hand anything to
+            self._serve(queue, steps)
         else:
-            work = [self._pool.submit(self._serve, kitchen, queue, steps) for kitchen in self._kitchens]
+            work = [self._pool.submit(self._serve, queue, steps) for _ in range(self._threads)]
             wait(work)
             for served in work:
                 served.result()  # raises what the thread raised
@@ -100,23 +93,15 @@ class KitchenVector:
 
     def qpos(self, slot: int) -> NDArray[np.float64]:
         """True state (30,) of a slot without noise, as `sim.render` draws it; a copy."""
-        self._kitchens[0].load(self._states[slot])
-        return self._kitchens[0].qpos
+        return self._kitchens[slot].qpos
 
     def close(self) -> None:
         """End the threads; closing twice does no harm."""
         self._pool.shutdown()
 
-    def _serve(
-        self,
-        kitchen: KitchenPhysics,
-        queue: Iterator[tuple[int, NDArray[np.float32]]],
-        steps: dict[int, KitchenStep],
-    ) -> None:
+    def _serve(self, queue: Iterator[tuple[int, NDArray[np.float32]]], steps: dict[int, KitchenStep]) -> None:
         for slot, action in queue:
-            kitchen.load(self._states[slot])
-            steps[slot] = self._episodes[slot].step(kitchen, action)
-            self._states[slot] = kitchen.save()
+            steps[slot] = self._episodes[slot].step(self._kitchens[slot], action)
 
 
 def _stack(steps: list[KitchenStep]) -> VectorStep:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sim.kitchen import INITIAL_POSITION, KitchenEnv, KitchenPhysics
+from sim.kitchen import INITIAL_POSITION, KitchenEnv
 from sim.tasks import KITCHEN_TARGET_TASKS, SUBTASKS, KitchenTask
 from sim.vector import KitchenVector
 from simpl_core.errors import ConfigError
@@ -74,9 +74,7 @@ def test_rows_belong_to_the_slots_named(vector: KitchenVector) -> None:
         vector.reset(slot, KitchenTask(("microwave",)), seed=slot)
     qpos = INITIAL_POSITION.copy()
     qpos[SUBTASKS["microwave"].indices[0]] = -0.75
-    physics = KitchenPhysics()
-    physics.reset(qpos)
-    vector._states[2] = physics.save()
+    vector.place(2, qpos)
     vector.step([0], np.zeros((1, 9)))
     step = vector.step([2, 0, 1], np.zeros((3, 9)))
     assert step.observations.dtype == step.rewards.dtype == np.float32
