@@ -38,8 +38,11 @@ INTERFACES := $(shell find ros2_ws/src/simpl_interfaces -type f)
 NODES := ros2_ws/build.py ros2_ws/src/simpl/config ros2_ws/src/simpl/config/datasheets launch $(addprefix ros2_ws/src/simpl/,package.xml setup.py setup.cfg) \
 	$(wildcard ros2_ws/src/simpl/config/*.yaml ros2_ws/src/simpl/config/datasheets/*.yaml launch/*.launch.py)
 
-# pip leaves INSTALLER until a package is complete: what an interrupted call began is done again.
+# pip leaves INSTALLER until a package is complete: what an interrupted call began is done again. MuJoCo 4 is several
+# packages, of which removing 3 in the same call would take files away.
 define pip-install
+if ls -d $(VENV)/lib/python3*/site-packages/mujoco-3*.dist-info >/dev/null 2>&1; then \
+	$(BIN)/python -m pip uninstall --yes mujoco; fi; \
 for unfinished in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
 	[ -e "$$unfinished/INSTALLER" ] || rm -rf "$$unfinished"; done; \
 $(BIN)/python -m pip install $(PIP_ARGS) --constraint .ci/constraints.txt --editable '.[$(EXTRAS)$(1)]' '$(TORCH)'
