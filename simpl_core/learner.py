@@ -22,10 +22,11 @@ def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
 
 
 def descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
-    """One step of each optimiser down the gradient of `loss`."""
+    """One step of each optimiser down the gradient of `loss`; no gradient is worked out for any other weight."""
+    parameters = [weight for optimiser in optimisers for group in optimiser.param_groups for weight in group["params"]]
     for optimiser in optimisers:
         optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
     for optimiser in optimisers:
         optimiser.step()
 
@@ -34,16 +35,6 @@ def descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
 def move_targets(targets: nn.Module, sources: nn.Module, tau: float) -> None:
     """Polyak averaging, target <- (1 - tau) target + tau source, of all parameters at once."""
     torch._foreach_lerp_(list(targets.parameters()), list(sources.parameters()), tau)
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """No gradient for the weights of `network` within the block: backward reaches its inputs only, at half the cost."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
 
 
 class DualWeights:

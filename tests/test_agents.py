@@ -16,7 +16,7 @@ from simpl_core.agents.spirl import SpirlAgent, start_from_prior
 from simpl_core.config import AdaptConfig
 from simpl_core.episode import SkillSteps
 from simpl_core.errors import ConfigError
-from simpl_core.learner import DualWeights, adam, frozen, move_targets, torch_threads
+from simpl_core.learner import DualWeights, adam, descend, move_targets, torch_threads
 from simpl_core.networks import MLP, CriticEnsemble, SkillPolicy
 
 ADAPT = AdaptConfig(batch_size=32, buffer_size=500, learning_rate=3e-3, tau=0.05, delta=2.0, alpha=0.05, gamma=0.5)
@@ -88,20 +88,13 @@ def test_one_dual_weight_per_task_moves_alone() -> None:
     assert low == middle == pytest.approx(0.1) and high > 0.1005
 
 
-def test_frozen_spares_the_weights_and_not_the_inputs() -> None:
+def test_a_step_works_out_the_gradient_of_its_own_weights_only() -> None:
     torch.manual_seed(0)
-    network, x = MLP(2, 3, 1, 1), torch.ones(1, 2, requires_grad=True)
-    with frozen(network):
-        network(x).sum().backward()
-    assert all(p.grad is None and p.requires_grad for p in network.parameters())
-    assert x.grad is not None and x.grad.abs().sum() > 0
-
-
-def test_frozen_thaws_after_an_error() -> None:
-    network = MLP(2, 3, 1, 1)
-    with pytest.raises(RuntimeError), frozen(network):
-        raise RuntimeError
-    assert all(p.requires_grad for p in network.parameters())
+    own, others = MLP(2, 3, 1, 2), MLP(2, 3, 1, 1)
+    before = [weight.clone() for weight in own.parameters()]
+    descend(others(own(torch.ones(1, 2))).sum(), adam(own.parameters(), 0.1))
+    assert all(weight.grad is None for weight in others.parameters())
+    assert all(not torch.equal(weight, old) for weight, old in zip(own.parameters(), before, strict=True))
 
 
 def test_fused_adam_is_adam() -> None:

@@ -23,7 +23,6 @@ from simpl_core.learner import (
     DualWeights,
     adam,
     descend,
-    frozen,
     load_optimiser_tensors,
     mean_metrics,
     move_targets,
@@ -234,15 +233,12 @@ class SimplAgent:
         z = policy.sample(self._noise(*policy.mean.shape))
         kl = policy.kl(batch.prior)
         split = contexts.small * self.config.batch_size
-        with frozen(self.critics):
-            values = self.critics(batch.states, e, z)
-            loss = equations.skill_policy_loss(values, kl, alpha)
-            if self.config.imitate > 0.0:  # where the task is known
-                advantage = taken.amin(0)[split:] - values.amin(0)[split:]
-                loss = loss + self.config.imitate * equations.imitation_loss(
-                    policy.log_prob(batch.z)[split:], advantage
-                )
-            descend(loss, self._policy_optimiser)
+        values = self.critics(batch.states, e, z)
+        loss = equations.skill_policy_loss(values, kl, alpha)
+        if self.config.imitate > 0.0:  # where the task is known
+            advantage = taken.amin(0)[split:] - values.amin(0)[split:]
+            loss = loss + self.config.imitate * equations.imitation_loss(policy.log_prob(batch.z)[split:], advantage)
+        descend(loss, self._policy_optimiser)
         self.alpha_1.update(kl[:split])
         self.alpha_2.update(kl[split:])
         return {

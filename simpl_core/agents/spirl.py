@@ -24,7 +24,6 @@ from simpl_core.learner import (
     DualWeights,
     adam,
     descend,
-    frozen,
     load_optimiser_tensors,
     mean_metrics,
     move_targets,
@@ -149,9 +148,8 @@ class SpirlAgent:
         policy = self.policy.with_prior(batch.prior, batch.states, e)
         z = policy.sample(self._noise(*policy.mean.shape))
         kl = policy.kl(batch.prior)
-        with frozen(self.critics):
-            loss = equations.skill_policy_loss(self.critics(batch.states, e, z), kl, alpha)
-            descend(loss, self._policy_optimiser)
+        loss = equations.skill_policy_loss(self.critics(batch.states, e, z), kl, alpha)
+        descend(loss, self._policy_optimiser)
         self._alpha.update(kl)
         return {
             "policy/loss": loss.detach(),
