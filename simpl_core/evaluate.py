@@ -38,8 +38,10 @@ from simpl_core.workers import Work, spread
 SCORES, SUMMARY, CURVE, IDENTITY, RUNS = "scores.csv", "summary.json", "curve.png", "evaluation.json", "runs"
 STATE = "state.safetensors"
 SAVE_EVERY = 5
-"""Rounds of a run between two resumable states on disk."""
+"""Rounds between two resumable states on disk."""
 MOST_SLOTS = 32
+MOST_TOGETHER = 16
+"""Runs side by side in a process: a step of many environments takes little more of the networks than one of one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,16 @@ class Run(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.task} with seed {self.seed}"
+
+
+class Group(NamedTuple):
+    """Runs that one process makes side by side."""
+
+    runs: tuple[Run, ...]
+
+    def __str__(self) -> str:
+        more = len(self.runs) - 1
+        return f"{self.runs[0]}{f' and {more} more' if more else ''}"
 
 
 def run(evaluation: Evaluation, tasks: Sequence[Any], seeds: Sequence[int], out: Path, workers: int = 1) -> str:
@@ -121,17 +133,21 @@ def _adapt(evaluation: Evaluation, runs: Sequence[Run], episodes: int, out: Path
     """Bring all `runs` to their end and leave their scores in `out`."""
     scores = [[float(score) for score in _saved(run).get("scores", ())][:episodes] for run in runs]
     left = [index for index, made in enumerate(scores) if len(made) < episodes]
+    count = workers * -(-len(left) // (workers * MOST_TOGETHER))
+    shares = [share for share in (left[first::count] for first in range(count)) if share]
 
-    def heard(index: int, new: list[float]) -> None:
-        own = scores[left[index]]
-        own += new
-        bar.advance(len(new), f"score {np.mean([made[-1] for made in scores if made]):.2f}")
-        if len(own) == episodes:
-            _write_scores(runs, scores, out)
+    def heard(group: int, news: dict[int, list[float]]) -> None:
+        for place, new in news.items():
+            own = scores[shares[group][place]]
+            own += new
+            bar.advance(len(new), f"score {np.mean([made[-1] for made in scores if made]):.2f}")
+            if len(own) == episodes:
+                _write_scores(runs, scores, out)
 
     try:
         with progress_bar(len(runs) * episodes, "adapting (episodes)", sum(map(len, scores))) as bar:
-            spread(partial(_prepared, evaluation), [runs[index] for index in left], workers, heard)
+            groups = [Group(tuple(runs[index] for index in share)) for share in shares]
+            spread(partial(_prepared, evaluation), groups, workers, heard)
     finally:
         _write_scores(runs, scores, out)
 
@@ -141,13 +157,15 @@ def _prepared(evaluation: Evaluation) -> Iterator[Work]:
     """Networks and environments of one process."""
     keep_freed_memory()
     models = evaluation.load()
-    env = evaluation.make_env(max(1, min(evaluation.config.conditioning_episodes, MOST_SLOTS)))
+    env = evaluation.make_env(min(max(evaluation.config.conditioning_episodes, MOST_TOGETHER), MOST_SLOTS))
 
-    def work(run: Run, tell: Callable[[list[float]], None]) -> None:
-        adaptation = Adaptation(evaluation.method, models, evaluation.config, run.task, run.seed)
-        if state := _saved(run):
-            adaptation.load_state_dict(state)
-        _adapt_one(adaptation, models, env, run.folder, tell)
+    def work(group: Group, tell: Callable[[dict[int, list[float]]], None]) -> None:
+        adaptations = []
+        for run in group.runs:
+            adaptations.append(Adaptation(evaluation.method, models, evaluation.config, run.task, run.seed))
+            if state := _saved(run):
+                adaptations[-1].load_state_dict(state)
+        _adapt_together(adaptations, models, env, [run.folder for run in group.runs], tell)
 
     try:
         with torch_threads(1):  # processes use the cores; and with more the last bits of a gradient depend on how many
@@ -156,31 +174,50 @@ def _prepared(evaluation: Evaluation) -> Iterator[Work]:
         env.close()
 
 
-def _adapt_one(
-    adaptation: Adaptation, models: Models, env: SlotEnv, folder: Path, tell: Callable[[list[float]], None]
+def _adapt_together(
+    adaptations: Sequence[Adaptation],
+    models: Models,
+    env: SlotEnv,
+    folders: Sequence[Path],
+    tell: Callable[[dict[int, list[float]]], None],
 ) -> None:
-    """Bring one run to its end; an interrupt saves the state after the last whole round, which `safe` holds."""
-    metrics: dict[str, float] = {}
-    safe, rounds = adaptation.state_dict(), 0
+    """Bring runs to their end; an interrupt saves their states after the last whole round, which `safe` holds.
 
-    def after_round(episodes: int) -> None:
-        nonlocal safe, rounds
-        safe, rounds = adaptation.state_dict(), rounds + 1
-        writer.write(len(adaptation.scores), {"score": adaptation.scores[-1], **metrics})
+    `tell` hears the new scores of a round, by place in `adaptations`.
+    """
+    metrics: dict[Adaptation, dict[str, float]] = {}
+    safe, rounds = [adaptation.state_dict() for adaptation in adaptations], 0
+    told = [len(adaptation.scores) for adaptation in adaptations]
+    writers = [MetricsWriter(folder, made) for folder, made in zip(folders, told, strict=True)]
+
+    def save() -> None:
+        for folder, state in zip(folders, safe, strict=True):
+            save_tensors(folder / STATE, state)
+
+    def after_round(_: int) -> None:
+        nonlocal rounds
+        rounds += 1
+        news = {}
+        for place, adaptation in enumerate(adaptations):
+            made = len(adaptation.scores)
+            if made > told[place]:
+                news[place], told[place] = adaptation.scores[told[place] :], made
+                safe[place] = adaptation.state_dict()
+                writers[place].write(made, {"score": adaptation.scores[-1], **metrics.get(adaptation, {})})
         metrics.clear()
         if rounds % SAVE_EVERY == 0:
-            save_tensors(folder / STATE, safe)
-        tell(adaptation.scores[-episodes:])
+            save()
+        tell(news)
 
-    writer = MetricsWriter(folder, len(adaptation.scores))
     try:
-        adapt_in_simulation(env, models, [adaptation], after_round, lambda _, values: metrics.update(values))
+        adapt_in_simulation(env, models, adaptations, after_round, metrics.__setitem__)
     except KeyboardInterrupt:
-        save_tensors(folder / STATE, safe)
+        save()
         raise
     finally:
-        writer.close()
-    save_tensors(folder / STATE, safe)
+        for writer in writers:
+            writer.close()
+    save()
 
 
 def _write_scores(runs: Sequence[Run], scores: Sequence[Sequence[float]], out: Path) -> None:

@@ -62,16 +62,16 @@ class DyingEnv(ToyEnv):
         return super().reset(slot, task, seed)
 
 
-@pytest.mark.parametrize(("how", "kept"), [(Killed, 11 + 3 + 4), (KeyboardInterrupt, 11 + 3 + 7)])
+@pytest.mark.parametrize(("how", "kept"), [(Killed, 12 + 4 * 4), (KeyboardInterrupt, 12 + 4 * 7)])
 def test_a_stopped_evaluation_goes_on_to_the_same_scores(
     tmp_path: Path, toy: evaluate.Evaluation, how: type[BaseException], kept: int
 ) -> None:
-    """Runs are made in turn, of 3 conditioning episodes in one round and 8 in a round each. The second run stops in its
-    ninth round: a kill costs what came after the fifth, an interrupt nothing."""
+    """Four runs side by side, of 3 conditioning episodes in one round and 8 in a round each, stop in the middle of their
+    ninth round: a kill costs what came after the fifth, an interrupt that round alone."""
     noisy = dataclasses.replace(toy, make_env=partial(ToyEnv, noise=0.02))
     evaluate.run(noisy, TASKS[:2], [0, 1], tmp_path / "whole")
     dying, env = DyingEnv(4, noise=0.02), ToyEnv(2, noise=0.02)
-    dying.left, dying.how = 11 + 3 + 7, how
+    dying.left, dying.how = 12 + 4 * 7 + 2, how
     with pytest.raises(how):
         evaluate.run(dataclasses.replace(toy, make_env=lambda _: dying), TASKS[:2], [0, 1], tmp_path / "stopped")
     assert dying.closed
