@@ -66,7 +66,7 @@ class DyingEnv(ToyEnv):
 def test_a_stopped_evaluation_goes_on_to_the_same_scores(
     tmp_path: Path, toy: evaluate.Evaluation, how: type[BaseException], kept: int
 ) -> None:
-    """Four runs side by side, of 3 conditioning episodes in one round and 8 in a round each, stop in the middle of their
+    """Four runs side by side, of 3 conditioning episodes in one round and 8 in a round each, stop in the middle of the
     ninth round: a kill costs what came after the fifth, an interrupt that round alone."""
     noisy = dataclasses.replace(toy, make_env=partial(ToyEnv, noise=0.02))
     evaluate.run(noisy, TASKS[:2], [0, 1], tmp_path / "whole")
