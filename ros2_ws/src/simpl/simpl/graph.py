@@ -28,7 +28,7 @@ PACKAGE = "simpl"
 PHASES = ("conditioning", "evaluation", "finetune", "final")
 """Phases of a run, in order."""
 
-DEFAULT_TASK = "microwave > bottom burner > top burner > light switch"
+DEFAULT_TASK = "microwave > bottom burner > slide cabinet > hinge cabinet"
 """One of the paper's ten target tasks."""
 
 STOP_ORDER = (("policy", "bridge"), ("guard",), ("learner",), ("arm_sim", "franka_fci"))
