@@ -85,6 +85,7 @@ class Topic:
         *,
         qos: QoSProfile | None = None,
         group: CallbackGroup | None = None,
+        raw: bool = False,
     ) -> Subscription:
         """A subscription on `node`.
 
@@ -93,10 +94,11 @@ class Topic:
             callback: takes the message.
             qos: for a reader that needs other than the usual, e.g. `STREAM` where each message counts.
             group: callback group; the node's own by default.
+            raw: the message as bytes.
         """
         qos, options = self._overridable(qos or self.reader)
         return node.create_subscription(
-            self.type, self.name, callback, qos, callback_group=group, qos_overriding_options=options
+            self.type, self.name, callback, qos, callback_group=group, qos_overriding_options=options, raw=raw
         )
 
     def _overridable(self, qos: QoSProfile) -> tuple[QoSProfile, QoSOverridingOptions | None]:

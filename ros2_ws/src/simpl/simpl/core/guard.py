@@ -80,20 +80,21 @@ class Guard:
         self._episode: int | None = None
         self._barred: int | None = None
 
-    def on_state(self, position: FloatArray, stamp: int = 0) -> None:
+    def on_state(self, position: FloatArray, stamp: int = 0, received: float | None = None) -> None:
         """Take a checked joint state.
 
         Args:
             position: (A,) in the profile's order [rad, m].
             stamp: of its measurement [ns]; 0 says nothing. A stamp that is said again makes nothing younger, and
                 what comes after a newer one is dropped. In lockstep time may stand still.
+            received: when it came, since the last command [s]; now by default.
         """
         self._bad_state = ""
         if not (self._settings.lockstep or is_news(stamp, self._stamp)):
             return
         self._stamp = stamp
         self._position = position
-        self._state_at = self._moved_at = self._now()
+        self._state_at = self._moved_at = self._now() if received is None else received
         self._moved = self._zeros
 
     def on_invalid_state(self, reason: str) -> Command | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,13 +117,15 @@ class RobotState:
         self._objects: _Half | None = None
         self._alone = not objects
         self._newer = newer
+        self.look: Callable[[], None] = _nothing
+        """Takes in what has come, where nobody does as it comes; `newest` calls it."""
         self.changed = threading.Condition()
         """Notified when joints and objects of one stamp have come: half a state is nothing to wake up for."""
         self.rejected = 0
         """Messages refused so far."""
 
-    def update_joints(self, stamp: int, names: Sequence[str], values: Any, now: float) -> None:
-        """Take a joint state.
+    def update_joints(self, stamp: int, names: Sequence[str], values: Any, now: float) -> bool:
+        """Take a joint state; returns whether it was about these joints.
 
         Args:
             stamp: of the message [ns]; see `newer` and `is_news`.
@@ -140,16 +142,19 @@ class RobotState:
             if self._alone:
                 self._objects = half._replace(numbers=half.numbers[:0])
             self._tell()
+        return half is not None
 
-    def update_objects(self, stamp: int, names: Sequence[str], values: Any, now: float) -> None:
-        """Take an object state; arguments and errors as `update_joints`."""
+    def update_objects(self, stamp: int, names: Sequence[str], values: Any, now: float) -> bool:
+        """Take an object state; arguments, answer and errors as `update_joints`."""
         half = self._checked(self._object_order, stamp, names, values, now)
         if half is not None and self._is_wanted(half, self._objects):
             self._objects = half
             self._tell()
+        return half is not None
 
     def newest(self) -> Snapshot | None:
         """Newest joints with newest objects, whatever their stamps; None until both have come."""
+        self.look()
         joints, objects = self._joints, self._objects
         if joints is None or objects is None:
             return None
@@ -184,6 +189,10 @@ class RobotState:
             self.rejected += 1
             raise
         return None if numbers is None else _Half(stamp, numbers, now)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _join(joints: _Half, objects: _Half) -> Snapshot:

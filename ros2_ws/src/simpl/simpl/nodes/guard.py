@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rclpy.duration import Duration
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from simpl_interfaces.msg import PolicyAction
 from std_srvs.srv import Trigger
@@ -21,6 +20,7 @@ from simpl.core.latch import Latch
 from simpl.core.robot_state import NameOrder, StateError
 from simpl.nodes.controllers import ControllerWatch
 from simpl.nodes.diagnostics import Diagnostics
+from simpl.nodes.mailbox import Mailbox, Recipient
 from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
@@ -28,7 +28,7 @@ _LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other
 _LONGEST_RAMP = 0.5  # after a signal the arm is slowed down for so long at most [s]
 
 
-class GuardNode(Node):
+class GuardNode(Recipient):
     """Converts, asks the guard, converts."""
 
     def __init__(self) -> None:
@@ -65,7 +65,11 @@ class GuardNode(Node):
         self._follows = profile.command.interface == "trajectory"
         self._commands = (interfaces.TRAJECTORY if self._follows else interfaces.COMMANDS).publisher(self)
         self._states = interfaces.GUARD_STATE.publisher(self)
-        interfaces.JOINT_STATES.subscription(self, self._on_joint_state)
+        self._joint_states: Mailbox | None = None
+        if self._lockstep:  # every state is answered
+            interfaces.JOINT_STATES.subscription(self, self._on_joint_state)
+        else:
+            self._joint_states = self.mailbox(interfaces.JOINT_STATES)
         interfaces.POLICY_ACTION.subscription(self, self._on_action)
         interfaces.GUARD_ESTOP.server(self, self._on_estop)
         interfaces.GUARD_RESET.server(self, self._on_reset)
@@ -93,21 +97,31 @@ class GuardNode(Node):
         self._send(self._guard.shutdown(at_once=True))
         self._commands.wait_for_all_acked(Duration(seconds=0.3))
 
-    def _on_joint_state(self, message: JointState) -> None:
+    def _look_at_the_arm(self) -> None:
+        """Take the newest joint state in before anything is decided."""
+        for message, received in self._joint_states.news() if self._joint_states is not None else ():
+            if self._take(message, received):
+                return
+
+    def _take(self, message: JointState, received: float | None = None) -> bool:
+        """Whether this was a message about the arm."""
         try:
             position = self._order.pick(message.name, message.position)
         except StateError as error:
             self._send(self._guard.on_invalid_state(str(error)))
-            return
-        if position is None:
-            return
-        self._stamp = from_time(message.header.stamp)
-        self._guard.on_state(position, self._stamp)
-        if self._early is not None:
+            return True
+        if position is not None:
+            self._stamp = from_time(message.header.stamp)
+            self._guard.on_state(position, self._stamp, received)
+        return position is not None
+
+    def _on_joint_state(self, message: JointState) -> None:
+        if self._take(message) and self._early is not None:
             early, self._early = self._early, None
             self._on_action(early)
 
     def _on_action(self, message: PolicyAction) -> None:
+        self._look_at_the_arm()
         stamp = from_time(message.header.stamp)
         if self._lockstep and (stamp > self._stamp or self._commands.get_subscription_count() == 0):
             # The policy was quicker than our own copy of the state it acted on, or the plant is not connected yet.
@@ -125,6 +139,7 @@ class GuardNode(Node):
             # Seen twice in a row: a node that has just gone down is announced for a moment longer.
             before, self._others = self._others, self._others_on_the_command_topic()
             self._strangers = [name for name in self._others if name in before]
+        self._look_at_the_arm()
         # In lockstep an action waits for the plant to be there.
         controller = "" if self._lockstep else self._controllers.problem()
         self._send(self._guard.watch(self._strangers, controller))
@@ -135,6 +150,7 @@ class GuardNode(Node):
         return response
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._look_at_the_arm()
         return self._answer(self._guard.reset(), response)
 
     def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent import futures
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,12 +26,14 @@ from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
 from simpl.core.robot_state import RobotState, StateError
 from simpl.nodes.diagnostics import Diagnostics
+from simpl.nodes.mailbox import Mailbox, Recipient
 from simpl.nodes.running import FAILED, STEADY, USER_ERROR, Ending, declare, declare_profile, run_node
 from simpl.nodes.takeover import Takeover
 from simpl_core.errors import ConfigError, SimplError
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 T = TypeVar("T")
+Update = Callable[[int, Sequence[str], Any, float], bool]
 
 _GUARD_PATIENCE = 5.0  # for discovery at the start [s]
 _POLL = 0.002  # how soon an awaited result is noticed [s]
@@ -38,7 +41,7 @@ _LOOK = 0.02  # between two looks at the guard and at the loop [s]
 _HANGS = 10.0  # a tick that takes longer never ends [s]
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(Recipient, LifecycleNode):
     """Feeds a `PolicyLoop` with states and publishes its ticks.
 
     Configure loads the bundle, activate starts the loop's thread; both happen by themselves with `autostart`.
@@ -72,6 +75,7 @@ class PolicyNode(LifecycleNode):
             between=(0.01, 10.0),
         )
         self._autostart = declare(self, "autostart", True, "configure and activate without being told")
+        self._mailboxes: list[tuple[Mailbox, Update]] = []
         self._state = RobotState(self._profile.joint_names, self._profile.objects, newer=not self._settings.lockstep)
         self._loop = PolicyLoop(self._state, self._on_tick, self._settings, self._on_loop_failure)
         self._active = False
@@ -79,8 +83,16 @@ class PolicyNode(LifecycleNode):
         self._complained_at = 0.0
         self._actions = interfaces.POLICY_ACTION.publisher(self)
         self._status = interfaces.POLICY_STATUS.publisher(self)
-        interfaces.JOINT_STATES.subscription(self, self._on_joint_states)
-        interfaces.OBJECT_STATES.subscription(self, self._on_object_states)
+        updates = (
+            (interfaces.JOINT_STATES, self._state.update_joints),
+            (interfaces.OBJECT_STATES, self._state.update_objects),
+        )
+        if self._settings.lockstep:  # every state is answered
+            for topic, update in updates:
+                topic.subscription(self, partial(self._take, update))
+        else:
+            self._mailboxes = [(self.mailbox(topic), update) for topic, update in updates]
+            self._state.look = self._look
         # A group of their own: while one of them waits, states go on coming in.
         group = MutuallyExclusiveCallbackGroup()
         interfaces.BEGIN_EPISODE.server(self, self._on_begin_episode, group=group)
@@ -149,20 +161,24 @@ class PolicyNode(LifecycleNode):
 
     # -- states in, ticks out ------------------------------------------------------------------------------------
 
-    def _on_joint_states(self, message: JointState) -> None:
-        self._take(self._state.update_joints, message)
+    def _look(self) -> None:
+        """On the loop's thread: take the newest states in."""
+        for mailbox, update in self._mailboxes:
+            for message, received in mailbox.news():
+                if self._take(update, message, received):
+                    break
 
-    def _on_object_states(self, message: JointState) -> None:
-        self._take(self._state.update_objects, message)
-
-    def _take(self, update: Callable[[int, Sequence[str], Any, float], None], message: JointState) -> None:
+    def _take(self, update: Update, message: JointState, received: float | None = None) -> bool:
+        """Whether it was one that `update` could use."""
         now = time.monotonic()
         try:
-            update(from_time(message.header.stamp), message.name, message.position, now)
+            arrival = now if received is None else received
+            return update(from_time(message.header.stamp), message.name, message.position, arrival)
         except StateError as error:
             if now - self._complained_at > 1.0:  # a broken sensor is broken a hundred times a second
                 self._complained_at = now
                 self.get_logger().error(f"state refused ({self._state.rejected} so far): {error}")
+        return False
 
     def _on_tick(self, tick: PolicyTick) -> None:
         """On the loop's thread."""
