@@ -36,8 +36,9 @@ class GuardNode(Recipient):
         profile = declare_profile(self)
         self._lockstep = declare(self, "lockstep", False, "simulated time stands still while the policy thinks")
         waits = self._lockstep
-        timeout = 10.0 if waits else max(0.1, 2.0 * profile.period)
         rate = declare(self, "watchdog_rate", 50.0, "looks of the watchdogs a second [Hz]", between=(5.0, 1000.0))
+        # With the look that finds it out: zeros within two periods, or 0.1 s if that is longer.
+        timeout = 10.0 if waits else max(profile.period, max(0.1, 2.0 * profile.period) - 1.0 / rate)
         settings = GuardSettings(
             declare(self, "action_timeout", timeout, "longest silence of the policy [s]", between=TIMES),
             declare(self, "state_timeout", timeout, "oldest joint state to move on [s]", between=TIMES),
