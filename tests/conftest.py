@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -91,3 +94,26 @@ def bundle_factory() -> Callable[[Path, int], Path]:
 
 if __name__ == "__main__":
     sys.stdout.write(f"{make_random_bundle(Path(sys.argv[1]))}\n")
+
+
+@pytest.fixture
+def franka_kitchen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """gymnasium-robotics' own kitchen without sensor noise, made to work with MuJoCo 4.
+
+    It compares numpy's integers with MuJoCo's enumerations, which are no integers any more.
+    """
+    import gymnasium
+    import mujoco
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations of other environments of that package
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+        kinds = {name: int(kind) for name, kind in mujoco.mjtJoint.__members__.items()}
+        with_integers = SimpleNamespace(**{**vars(mujoco), "mjtJoint": SimpleNamespace(**kinds)})
+        monkeypatch.setattr(gymnasium_robotics.utils.mujoco_utils, "mujoco", with_integers)
+        noise = {"robot_noise_ratio": 0.0, "object_noise_ratio": 0.0}
+        env = gymnasium.make("FrankaKitchen-v1", disable_env_checker=True, **noise)
+    yield env
+    env.close()

@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "ros2_ws" / "src" / "simpl"
 SAYS_HOW_IT_FARES = "nodes/diagnostics.py"
 # Sources of each node, and what the interfaces are for that a table of the source names and a loop uses.
 SOURCES = {
-    "policy": (("nodes/policy.py", "nodes/takeover.py", SAYS_HOW_IT_FARES), ""),
+    "policy": (("nodes/policy.py", "nodes/takeover.py", SAYS_HOW_IT_FARES), "subscription"),
     "guard": (("nodes/guard.py", SAYS_HOW_IT_FARES), ""),
     "bridge": (("nodes/bridge.py", SAYS_HOW_IT_FARES), "server"),
     "learner": (("nodes/learner.py", SAYS_HOW_IT_FARES), ""),

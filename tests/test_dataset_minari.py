@@ -54,20 +54,14 @@ def test_episodes_in_order_without_the_last_observation(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.states[0], expected, rtol=1e-6)
 
 
-def test_the_positions_are_those_of_the_kitchen() -> None:
+def test_the_positions_are_those_of_the_kitchen(franka_kitchen: gymnasium.Env) -> None:
     """In the real environment: the chosen numbers are MuJoCo's positions, in the project's order."""
-    import gymnasium_robotics
-
-    gymnasium.register_envs(gymnasium_robotics)
-    env = gymnasium.make("FrankaKitchen-v1", robot_noise_ratio=0.0, object_noise_ratio=0.0, disable_env_checker=True)
-    try:
-        env.reset(seed=0)
-        for action in np.random.default_rng(0).uniform(-1.0, 1.0, (3, 9)):
-            observation = env.step(action)[0]["observation"]
-        np.testing.assert_allclose(observation[KITCHEN_STATE], env.unwrapped.data.qpos)
-        assert np.abs(observation - np.resize(env.unwrapped.data.qpos, 59)).max() > 0.1
-    finally:
-        env.close()
+    franka_kitchen.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1.0, 1.0, (3, 9)):
+        observation = franka_kitchen.step(action)[0]["observation"]
+    qpos = franka_kitchen.unwrapped.data.qpos
+    np.testing.assert_allclose(observation[KITCHEN_STATE], qpos)
+    assert np.abs(observation - np.resize(qpos, 59)).max() > 0.1
 
 
 def test_a_plain_observation_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium
-import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -57,17 +56,9 @@ def env() -> Iterator[KitchenEnv]:
     kitchen.close()
 
 
-def test_moves_bit_for_bit_like_gymnasium_robotics_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations of other environments of that package
-        import gymnasium_robotics  # registers FrankaKitchen-v1
-
-        # It compares numpy's integers with MuJoCo's enumerations, which are no integers any more.
-        kinds = {name: int(kind) for name, kind in mujoco.mjtJoint.__members__.items()}
-        with_integers = SimpleNamespace(**{**vars(mujoco), "mjtJoint": SimpleNamespace(**kinds)})
-        monkeypatch.setattr(gymnasium_robotics.utils.mujoco_utils, "mujoco", with_integers)
-        reference = gymnasium.make("FrankaKitchen-v1", robot_noise_ratio=0.0, object_noise_ratio=0.0).unwrapped
-        reference.reset(seed=0)
+def test_moves_bit_for_bit_like_gymnasium_robotics_class(franka_kitchen: gymnasium.Env) -> None:
+    reference = franka_kitchen.unwrapped
+    reference.reset(seed=0)
     env = KitchenEnv()
     env.physics = KitchenPhysics(noise=0.0, sleep=False)
     env.reset()
@@ -77,7 +68,6 @@ def test_moves_bit_for_bit_like_gymnasium_robotics_class(monkeypatch: pytest.Mon
     moved = env.qpos
     np.testing.assert_array_equal(moved, reference.data.qpos)  # type: ignore[attr-defined]
     assert np.abs(moved[9:] - INITIAL_POSITION[9:]).max() > 0.05, "the arm touched nothing: a weak comparison"
-    reference.close()
 
 
 def test_what_rests_may_sleep() -> None:
