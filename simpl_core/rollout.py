@@ -25,10 +25,6 @@ from simpl_core.networks import Decoder, SkillDecoder
 
 ROW_BLOCK = 16
 """Batches are padded to a multiple: a few rows alone, or the tail of a vector loop, round differently."""
-_TICKS = 256
-"""Of room on a fresh tape."""
-_NEVER = -1
-"""No age of an episode."""
 
 
 class StepResult(Protocol):
@@ -138,157 +134,43 @@ class SkillActor:
         return actions
 
 
-@dataclass
 class _Running:
-    """An episode in the making, but for what is on the tape."""
+    """An episode in the making."""
 
-    index: int
-    job: RolloutJob
-    noise: np.random.Generator
-    skills: list[Float32] = field(default_factory=list)
+    def __init__(self, index: int, job: RolloutJob, observation: NDArray[Any]) -> None:
+        self.index, self.job = index, job
+        self.observations = [np.asarray(observation, np.float32)]
+        self.actions: list[Float32] = []
+        self.rewards: list[float] = []
+        self.skills: list[Float32] = []
+        self.starts: list[int] = []
+        self.planned: deque[Float32] = deque()
+        self._noise = np.random.default_rng([job.seed, 1])
 
+    def draw_skill(self, mean: Float32, scale: Float32) -> None:
+        noise = self._noise.standard_normal(len(mean), dtype=np.float32)
+        self.begin_skill(mean + np.float32(self.job.temperature) * noise * scale)
 
-class _Tape:
-    """What every slot saw, did and earned, tick by tick: an episode is a stretch of its slot's column."""
+    def begin_skill(self, z: Float32) -> None:
+        self.starts.append(len(self.actions))
+        self.skills.append(z)
+        self.planned.clear()
 
-    def __init__(self, env: SlotEnv) -> None:
-        self.ticks = 0
-        self._observations = np.zeros((_TICKS + 1, env.num_slots, env.observation_size), np.float32)
-        self._actions = np.zeros((_TICKS, env.num_slots, env.action_size), np.float32)
-        self._rewards = np.zeros((_TICKS, env.num_slots), np.float32)
+    def played(self, horizon: int) -> bool:
+        """Whether the job named its skills and this was the last step of the last one."""
+        return self.job.skills is not None and len(self.actions) == horizon * len(self.job.skills)
 
-    def begin(self, slot: int, observation: NDArray[Any]) -> None:
-        self._observations[self.ticks, slot] = observation
-
-    def seen(self, slots: NDArray[np.int64]) -> Float32:
-        """The latest observations of `slots` (n,), (n, S)."""
-        latest: Float32 = self._observations[self.ticks, slots]
-        return latest
-
-    def append(self, slots: NDArray[np.int64], actions: Float32, result: StepResult) -> None:
-        self._actions[self.ticks, slots] = actions
-        self._rewards[self.ticks, slots] = result.rewards
-        self.ticks += 1
-        self._observations[self.ticks, slots] = result.observations
-
-    def cut(self, slot: int, since: int) -> tuple[Float32, Float32, Float32]:
-        """Observations (T + 1, S), actions (T, A) and rewards (T,) of `slot` from tick `since` on."""
-        now = self.ticks
-        return (
-            self._observations[since : now + 1, slot].copy(),
-            self._actions[since:now, slot].copy(),
-            self._rewards[since:now, slot].copy(),
-        )
-
-    def make_room(self, oldest: int) -> int:
-        """Have room for a tick; returns by how many ticks, none of them after `oldest`, everything has moved up."""
-        if self.ticks < len(self._rewards):
-            return 0
-        if oldest > 0:
-            for column in (self._observations, self._actions, self._rewards):
-                column[: len(column) - oldest] = column[oldest:].copy()
-            self.ticks -= oldest
-            return oldest
-        self._observations, self._actions, self._rewards = (
-            np.concatenate([column, np.zeros((self.ticks, *column.shape[1:]), np.float32)])
-            for column in (self._observations, self._actions, self._rewards)
-        )
-        return 0
-
-
-class _Lockstep:
-    """All episodes that are under way, a step at a time."""
-
-    def __init__(self, env: SlotEnv, actor: SkillActor) -> None:
-        self._env, self._actor = env, actor
-        self._running: dict[int, _Running] = {}
-        self._tape = _Tape(env)
-        self._since = np.zeros(env.num_slots, np.int64)  # ticks on the tape at which they began
-        self._last = np.zeros(env.num_slots, np.int64)  # steps after which their named skills are played
-        self._z = np.zeros((env.num_slots, 0), np.float32)
-        self._plans = np.zeros((env.num_slots, 1, env.action_size), np.float32)
-
-    @property
-    def idle(self) -> list[int]:
-        """Slots that may begin an episode."""
-        return [slot for slot in range(self._env.num_slots) if slot not in self._running]
-
-    def begin(self, slot: int, index: int, job: RolloutJob) -> None:
-        observation = self._env.reset(slot, job.task, job.seed)
-        if job.start is not None:
-            observation = self._env.place(slot, job.start)
-        self._running[slot] = _Running(index, job, np.random.default_rng([job.seed, 1]))
-        self._tape.begin(slot, observation)
-        self._since[slot] = self._tape.ticks
-        self._last[slot] = _NEVER if job.skills is None else self._actor.horizon * len(job.skills)
-
-    def step(self) -> list[tuple[int, Episode]]:
-        """One control step of them all; returns those that ended, with the places of their jobs."""
-        slots = np.array(sorted(self._running), np.int64)
-        self._since -= self._tape.make_room(int(self._since[slots].min()))
-        ages = self._tape.ticks - self._since[slots]
-        states = self._tape.seen(slots)
-        begins = ages % self._actor.horizon == 0
-        if begins.any():
-            self._choose_skills(slots[begins], states[begins])
-        reach = self._plan_actions(slots, ages, states)
-        actions = self._plans[slots, ages % reach]
-        result = self._env.step(slots, actions)
-        if not np.isfinite(result.observations).all():
-            raise ConfigError(f"the environment answered with observations that are not finite in slots {slots}")
-        self._tape.append(slots, actions, result)
-        over = result.terminated | result.truncated | (ages + 1 == self._last[slots])
-        return [self._finish(int(slots[i]), bool(result.terminated[i])) for i in np.flatnonzero(over)]
-
-    def _choose_skills(self, slots: NDArray[np.int64], states: Float32) -> None:
-        """New skills for `slots` (n,), which are in `states` (n, S)."""
-        asking: dict[int, list[int]] = {}
-        for row, slot in enumerate(slots.tolist()):
-            run = self._running[slot]
-            if run.job.skills is None:
-                asking.setdefault(run.job.policy, []).append(row)
-            else:
-                self._begin_skill(slot, run.job.skills[len(run.skills)])
-        for policy, rows in sorted(asking.items()):
-            runs = [self._running[slot] for slot in slots[rows].tolist()]
-            embeddings = np.array([run.job.embedding for run in runs], np.float32)
-            means, scales = self._actor.skills(policy, states[rows], embeddings)
-            for slot, run, mean, scale in zip(slots[rows].tolist(), runs, means, scales, strict=True):
-                noise = run.noise.standard_normal(len(mean), dtype=np.float32)
-                self._begin_skill(slot, mean + np.float32(run.job.temperature) * noise * scale)
-
-    def _begin_skill(self, slot: int, z: Float32) -> None:
-        if self._z.shape[1] != len(z):
-            self._z = np.zeros((len(self._z), len(z)), np.float32)
-        self._z[slot] = z
-        self._running[slot].skills.append(z)
-
-    def _plan_actions(self, slots: NDArray[np.int64], ages: NDArray[np.int64], states: Float32) -> int:
-        """Look at the state: a closed-loop decoder does so at every step, an open-loop one when a skill begins.
-
-        Returns how many steps a plan is for.
-        """
-        due = ages % self._plans.shape[1] == 0
-        if due.any():
-            plans = self._actor.actions(states[due], self._z[slots[due]])
-            if self._plans.shape[1] != plans.shape[1]:
-                self._plans = np.zeros((len(self._plans), *plans.shape[1:]), np.float32)
-            self._plans[slots[due]] = plans
-        return self._plans.shape[1]
-
-    def _finish(self, slot: int, terminated: bool) -> tuple[int, Episode]:
-        run = self._running.pop(slot)
-        observations, actions, rewards = self._tape.cut(slot, int(self._since[slot]))
-        return run.index, Episode(
-            observations=observations,
-            actions=actions,
-            rewards=rewards,
+    def finish(self, terminated: bool, truncated: bool, period: float) -> Episode:
+        return Episode(
+            observations=np.stack(self.observations),
+            actions=np.stack(self.actions),
+            rewards=np.array(self.rewards, np.float32),
             terminated=terminated,
-            truncated=not terminated,
-            skills=np.stack(run.skills),
-            skill_starts=np.arange(len(run.skills), dtype=np.int64) * self._actor.horizon,
-            time_stamps=self._actor.control_period * np.arange(len(observations), dtype=np.float64),
-            header={"task": str(run.job.task), "seed": run.job.seed, "phase": run.job.label},
+            truncated=truncated,
+            skills=np.stack(self.skills),
+            skill_starts=np.array(self.starts, np.int64),
+            time_stamps=period * np.arange(len(self.observations), dtype=np.float64),
+            header={"task": str(self.job.task), "seed": self.job.seed, "phase": self.job.label},
         )
 
 
@@ -313,18 +195,65 @@ def collect(
     if env.num_slots < 1:
         raise ConfigError(f"rollouts need an environment with at least one slot; this one has {env.num_slots}")
     waiting = deque(enumerate(jobs))
-    episodes: dict[int, Episode] = {}
-    lockstep = _Lockstep(env, actor)
+    running: dict[int, _Running] = {}
+    episodes: list[Episode | None] = [None] * len(jobs)
     with torch_threads(1):
-        while len(episodes) < len(jobs):
-            if waiting:
-                for slot in lockstep.idle[: len(waiting)]:
-                    lockstep.begin(slot, *waiting.popleft())
-            for index, episode in lockstep.step():
-                episodes[index] = episode
+        while waiting or running:
+            for slot in range(env.num_slots):
+                if slot not in running and waiting:
+                    index, job = waiting.popleft()
+                    observation = env.reset(slot, job.task, job.seed)
+                    if job.start is not None:
+                        observation = env.place(slot, job.start)
+                    running[slot] = _Running(index, job, observation)
+            for slot, episode in _step(env, actor, running):
+                episodes[running.pop(slot).index] = episode
                 if on_episode is not None:
                     on_episode(episode)
-    return [episodes[index] for index in range(len(jobs))]
+    return [episode for episode in episodes if episode is not None]
+
+
+def _step(env: SlotEnv, actor: SkillActor, running: dict[int, _Running]) -> list[tuple[int, Episode]]:
+    """One control step of all running episodes; returns slots that ended with their episodes."""
+    slots = sorted(running)
+    rows = [running[slot] for slot in slots]
+    _choose_skills(actor, [row for row in rows if len(row.actions) % actor.horizon == 0])
+    _plan_actions(actor, [row for row in rows if not row.planned])
+    actions = np.array([row.planned.popleft() for row in rows])
+    result = env.step(np.array(slots, np.int64), actions)
+    if not np.isfinite(result.observations).all():
+        raise ConfigError(f"the environment answered with observations that are not finite in slots {slots}")
+    ended = []
+    for i, (slot, row) in enumerate(zip(slots, rows, strict=True)):
+        row.observations.append(np.asarray(result.observations[i], np.float32))
+        row.actions.append(actions[i].copy())
+        row.rewards.append(float(result.rewards[i]))
+        if result.terminated[i] or result.truncated[i] or row.played(actor.horizon):
+            terminated = bool(result.terminated[i])
+            ended.append((slot, row.finish(terminated, not terminated, actor.control_period)))
+    return ended
+
+
+def _choose_skills(actor: SkillActor, rows: Sequence[_Running]) -> None:
+    for row in rows:
+        if row.job.skills is not None:
+            row.begin_skill(row.job.skills[len(row.skills)])
+    asking = [row for row in rows if row.job.skills is None]
+    for policy in sorted({row.job.policy for row in asking}):
+        group = [row for row in asking if row.job.policy == policy]
+        states = np.stack([row.observations[-1] for row in group])
+        embeddings = np.stack([np.asarray(row.job.embedding, np.float32) for row in group])
+        means, scales = actor.skills(policy, states, embeddings)
+        for row, mean, scale in zip(group, means, scales, strict=True):
+            row.draw_skill(mean, scale)
+
+
+def _plan_actions(actor: SkillActor, rows: Sequence[_Running]) -> None:
+    """Look at the state: a closed-loop decoder does so at every step, an open-loop one when a skill begins."""
+    if rows:
+        states, skills = np.array([row.observations[-1] for row in rows]), np.array([row.skills[-1] for row in rows])
+        for row, actions in zip(rows, actor.actions(states, skills), strict=True):
+            row.planned.extend(actions)
 
 
 def _padded(rows: Float32) -> Tensor:

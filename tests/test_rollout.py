@@ -7,7 +7,6 @@ import pytest
 import torch
 from toy_domain import HORIZON, STEPS, TASKS, PlaySkill, ToyEnv
 
-from simpl_core import rollout
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, to_skill_steps
 from simpl_core.errors import ConfigError
@@ -74,16 +73,6 @@ def test_slots_do_not_change_episodes(slots: int) -> None:
     for one, two in zip(alone, together_without_ends, strict=True):
         assert_same(one, two)
     assert [episode.header["phase"] for episode in together] == [f"job {i}" for i in range(25)]
-
-
-@pytest.mark.parametrize("room", [1, 5, 13])
-def test_the_length_of_the_tape_does_not_change_episodes(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It grows where an episode is longer, and moves up where many follow each other."""
-    jobs, actor = some_jobs(9), random_actor()
-    expected = collect(ToyEnv(2, noise=0.1), actor, jobs)
-    monkeypatch.setattr(rollout, "_TICKS", room)
-    for one, two in zip(collect(ToyEnv(2, noise=0.1), actor, jobs), expected, strict=True):
-        assert_same(one, two)
 
 
 def test_a_finished_slot_takes_the_next_job_at_once() -> None:
