@@ -203,24 +203,27 @@ def adapt_in_simulation(
     env: SlotEnv,
     models: Models,
     runs: Sequence[Adaptation],
-    on_round: Callable[[int], None] | None = None,
+    on_round: Callable[[], None] | None = None,
     on_metrics: Callable[[Adaptation, dict[str, float]], None] | None = None,
 ) -> None:
     """Bring all `runs` to their end, side by side in the slots of `env`.
+
+    A round is the conditioning episodes of one run, which fill the slots, or an episode of each run.
 
     Args:
         env: where episodes are made.
         models: whose decoder acts.
         runs: adaptations, of any tasks and seeds; each learns alone.
-        on_round: told after each round how many episodes it brought; all runs are then in a state to save.
+        on_round: told after each round; all runs are then in a state to save.
         on_metrics: told what each run's gradient steps measured.
     """
     actor = SkillActor(models.skill_decoder, [run.act for run in runs], models.skills_config.horizon)
     while not all(run.done for run in runs):
-        jobs = [job for i, run in enumerate(runs) for job in run.next_jobs(i)]
+        wanted = [run.next_jobs(i) for i, run in enumerate(runs)]
+        jobs = next((many for many in wanted if len(many) > 1), [job for few in wanted for job in few])
         for job, episode in zip(jobs, collect(env, actor, jobs), strict=True):
             metrics = runs[job.policy].add(episode)
             if on_metrics is not None and metrics:
                 on_metrics(runs[job.policy], metrics)
         if on_round is not None:
-            on_round(len(jobs))
+            on_round()

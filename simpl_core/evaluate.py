@@ -194,7 +194,7 @@ def _adapt_together(
         for folder, state in zip(folders, safe, strict=True):
             save_tensors(folder / STATE, state)
 
-    def after_round(_: int) -> None:
+    def after_round() -> None:
         nonlocal rounds
         rounds += 1
         news = {}

@@ -119,10 +119,12 @@ def test_runs_side_by_side_are_the_runs_alone(models: Models) -> None:
 
     together, alone = make(), make()
     rounds: list[int] = []
-    adapt_in_simulation(ToyEnv(3, noise=0.02), models, together, rounds.append)
+    adapt_in_simulation(
+        ToyEnv(3, noise=0.02), models, together, lambda: rounds.append(sum(len(run.scores) for run in together))
+    )
     for run in alone:
         adapt_in_simulation(ToyEnv(1, noise=0.02), models, [run])
-    assert rounds == [20, 4, 4, 4]
+    assert rounds == [5, 10, 15, 20, 24, 28, 32]
     for one, two in zip(together, alone, strict=True):
         assert one.done and len(one.scores) == 8 and one.scores == two.scores
         ours, theirs = one.state_dict(), two.state_dict()

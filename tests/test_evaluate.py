@@ -62,12 +62,12 @@ class DyingEnv(ToyEnv):
         return super().reset(slot, task, seed)
 
 
-@pytest.mark.parametrize(("how", "kept"), [(Killed, 12 + 4 * 4), (KeyboardInterrupt, 12 + 4 * 7)])
+@pytest.mark.parametrize(("how", "kept"), [(Killed, 12 + 4 * 6), (KeyboardInterrupt, 12 + 4 * 7)])
 def test_a_stopped_evaluation_goes_on_to_the_same_scores(
     tmp_path: Path, toy: evaluate.Evaluation, how: type[BaseException], kept: int
 ) -> None:
-    """Four runs side by side, of 3 conditioning episodes in one round and 8 in a round each, stop in the middle of the
-    ninth round: a kill costs what came after the fifth, an interrupt that round alone."""
+    """Four runs, of 3 conditioning episodes, a round for each run, and 8 side by side, stop in the middle of the
+    twelfth round: a kill costs what came after the tenth, an interrupt that round alone."""
     noisy = dataclasses.replace(toy, make_env=partial(ToyEnv, noise=0.02))
     evaluate.run(noisy, TASKS[:2], [0, 1], tmp_path / "whole")
     dying, env = DyingEnv(4, noise=0.02), ToyEnv(2, noise=0.02)
