@@ -379,6 +379,14 @@ def test_a_stale_joint_state_stops_by_action_and_by_watchdog(rig):
     assert rig.at(0.0, 0.0, 0.0).act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
 
 
+def test_a_joint_state_counts_from_when_it_came(rig):
+    """Not from when somebody looked at it; and in between the arm went on."""
+    rig.act([1.0, 0.0, 0.0])
+    rig.wait(0.1).guard.on_state(np.zeros(3), received=rig.clock() - 0.1)
+    assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
+    assert_zero(rig.wait(0.07).guard.watch(), Mode.STOPPED, Flags.STALE_STATE)
+
+
 def test_a_joint_state_that_is_said_again_and_again_is_as_old_as_it_was(rig):
     """What a driver that hangs does: it speaks, and nothing it says is new."""
     rig.guard.on_state(np.zeros(3), 5)

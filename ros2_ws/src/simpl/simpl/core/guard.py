@@ -87,7 +87,7 @@ class Guard:
             position: (A,) in the profile's order [rad, m].
             stamp: of its measurement [ns]; 0 says nothing. A stamp that is said again makes nothing younger, and
                 what comes after a newer one is dropped. In lockstep time may stand still.
-            received: when it came, since the last command [s]; now by default.
+            received: when it came, on the steady clock [s]; now by default.
         """
         self._bad_state = ""
         if not (self._settings.lockstep or is_news(stamp, self._stamp)):
