@@ -191,6 +191,9 @@ class AdaptConfig:
     """Discount per skill."""
     tau: float = 0.005
     """Rate of the target critics."""
+    bound_targets: bool = False
+    """Let no target of the critics promise more than the best return that an episode of the task has had; the papers'
+    have no bound, and where they chase their own errors the run is lost."""
 
 
 _MAZE_SKILLS = SkillsConfig(state_dim=4, beta=1e-2)

@@ -6,6 +6,9 @@ EQUATIONS.md maps paper -> function -> test.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from simpl_core.distributions import DiagonalGaussian, standard_normal_like
@@ -43,7 +46,14 @@ def prior_divergence(posterior: DiagonalGaussian, prior: DiagonalGaussian) -> Te
 
 
 def soft_target(
-    rewards: Tensor, dones: Tensor, gamma: float, next_values: Tensor, next_kl: Tensor, alpha: Tensor, kl_clip: float
+    rewards: Tensor,
+    dones: Tensor,
+    gamma: float,
+    next_values: Tensor,
+    next_kl: Tensor,
+    alpha: Tensor,
+    kl_clip: float,
+    ceiling: float | Tensor = math.inf,
 ) -> Tensor:
     """Target of the critics for the objective of Eq. 4 (SiMPL); SPiRL Alg. 1.
 
@@ -51,9 +61,20 @@ def soft_target(
 
     `rewards`, `dones`, `next_kl`, `alpha` (B,), `next_values` (count, B) of the target critics; returns (B,). A
     time-out is not done. The published code clips by kl / kl * clip, which is NaN where the divergence is 0.
+
+    `ceiling` keeps y to the range of returns (Andrychowicz et al. 2017, Sec. 4.1): an error of Q that the policy finds
+    and the target repeats grows no further than that.
     """
     soft_values = next_values.amin(0) - alpha * next_kl.clamp(max=kl_clip)
-    return rewards + (1.0 - dones) * gamma * soft_values
+    return (rewards + (1.0 - dones) * gamma * soft_values).clamp(max=ceiling)
+
+
+def returns_to_go(rewards: Tensor, gamma: float) -> Tensor:
+    """G_k = r_k + gamma G_(k+1): what the episode with `rewards` (K,) still earned from each step on; (K,)."""
+    earned = torch.zeros(len(rewards) + 1)
+    for k in reversed(range(len(rewards))):
+        earned[k] = rewards[k] + gamma * earned[k + 1]
+    return earned[:-1]
 
 
 def critic_loss(values: Tensor, target: Tensor) -> Tensor:

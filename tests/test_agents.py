@@ -314,6 +314,36 @@ def test_alpha_grows_while_the_divergence_exceeds_its_target() -> None:
     assert agent.alpha > before
 
 
+def chain_steps(rewards: list[float], seed: int) -> SkillSteps:
+    """An episode cut by its time limit: nothing of it is terminal."""
+    rng = np.random.default_rng(seed)
+    states = rng.standard_normal((len(rewards) + 1, STATE)).astype(np.float32)
+    z = rng.standard_normal((len(rewards), SKILL)).astype(np.float32)
+    zeros = np.zeros(len(rewards), np.float32)
+    return SkillSteps(states[:-1], z, np.array(rewards, np.float32), zeros, states[1:])
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_targets_promise_no_more_than_the_best_episode_earned(bound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Critics that start far too high; the best return to go is 1 + 0.5 * 1, of the second episode's first step."""
+    highest, loss = [], equations.critic_loss
+    start = start_from_prior(unit_prior(), hidden=32, layers=2, critics=2, alpha=0.05, seed=0)
+    for name, parameter in start.critics.named_parameters():
+        if name.endswith("bias"):
+            parameter.data += 30.0
+    agent = SpirlAgent(start, dataclasses.replace(ADAPT, bound_targets=bound), np.zeros(0, np.float32), 0)
+    for i, rewards in enumerate(([0.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0])):
+        agent.add(chain_steps(rewards, i))
+
+    def spy(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        highest.append(float(target.max()))
+        return loss(values, target)
+
+    monkeypatch.setattr(equations, "critic_loss", spy)
+    agent.update(5)
+    assert all(value == 1.5 for value in highest) if bound else all(value > 5.0 for value in highest)
+
+
 def test_spirl_trains_copies() -> None:
     start = start_from_prior(unit_prior(), hidden=8, layers=1, critics=2, alpha=0.1, seed=0)
     before = [p.clone() for net in (start.policy, start.critics) for p in net.parameters()]
@@ -324,12 +354,13 @@ def test_spirl_trains_copies() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_spirl_restored_goes_on_bit_for_bit() -> None:
-    agent = task_agent()
+@pytest.mark.parametrize("bound", [False, True])
+def test_spirl_restored_goes_on_bit_for_bit(bound: bool) -> None:
+    agent = task_agent(bound_targets=bound)
     agent.update(3)
     state = snapshot(agent)
     start = start_from_prior(unit_prior(), hidden=32, layers=2, critics=2, alpha=7.0, seed=5)
-    other = SpirlAgent(start, ADAPT, np.zeros(0, np.float32), 99)
+    other = SpirlAgent(start, dataclasses.replace(ADAPT, bound_targets=bound), np.zeros(0, np.float32), 99)
     other.load_state_dict(state)
     for each in (agent, other):
         each.add(bandit_steps(5, np.zeros(2), 7))

@@ -32,6 +32,20 @@ def test_soft_target_is_finite_where_policy_equals_prior() -> None:
     assert target.item() == 2.0
 
 
+def test_a_target_stays_below_its_ceiling() -> None:
+    # 1 + 0.5 * 4 = 3 and 0 + 0.5 * 1 = 0.5, under 2
+    zero, values = torch.zeros(2), torch.tensor([[4.0, 1.0]])
+    rewards = torch.tensor([1.0, 0.0])
+    target = equations.soft_target(rewards, zero, 0.5, values, zero, zero, 20.0, ceiling=torch.tensor(2.0))
+    assert target.tolist() == [2.0, 0.5]
+
+
+def test_returns_to_go_by_hand() -> None:
+    # from the end: 1; 0 + 0.5 * 1; 2 + 0.5 * 0.5; 0 + 0.5 * 2.25
+    assert equations.returns_to_go(torch.tensor([0.0, 2.0, 0.0, 1.0]), 0.5).tolist() == [1.125, 2.25, 0.5, 1.0]
+    assert equations.returns_to_go(torch.tensor([0.0, 2.0]), 0.0).tolist() == [0.0, 2.0]
+
+
 def test_critic_loss_averages_over_critics_and_batch() -> None:
     # errors 1, -1 and 2, 0: (1 + 1 + 4 + 0) / 4
     loss = equations.critic_loss(torch.tensor([[2.0, 0.0], [3.0, 1.0]]), torch.tensor([1.0, 1.0]))

@@ -7,6 +7,7 @@ One task, one embedding: SPiRL has none, SiMPL fine-tunes with e* fixed. They di
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ class SpirlAgent:
         )
         self._layout = RowLayout(self.policy.prior.state_dim, self.policy.prior.z_dim)
         self._replay = ReplayBuffer(1, config.buffer_size, self._layout.width, device)
+        self._best_return = torch.tensor(-math.inf, device=device)
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -104,6 +106,8 @@ class SpirlAgent:
         prior, next_prior = self.policy.prior(states), self.policy.prior(following)
         answers = (DiagonalGaussian(x.mean.cpu(), x.scale.cpu()) for x in (prior, next_prior))
         self._replay.append(0, self._layout.pack(steps, *answers))
+        earned = equations.returns_to_go(torch.from_numpy(steps.rewards), self.config.gamma)
+        self._best_return = torch.maximum(self._best_return, earned.amax().to(self.device))
 
     def steps_for(self, new_transitions: int) -> int:
         """Gradient steps that `new_transitions` allow; none before the buffer holds a batch."""
@@ -135,6 +139,7 @@ class SpirlAgent:
                 following.kl(batch.next_prior),
                 alpha,
                 config.kl_clip,
+                self._best_return if config.bound_targets else math.inf,
             )
         values = self.critics(batch.states, e, batch.z)
         loss = equations.critic_loss(values, target)
@@ -173,6 +178,7 @@ class SpirlAgent:
             **prefixed("critic_optimiser", optimiser_tensors(self._critic_optimiser)),
             **prefixed("alpha", self._alpha.state_dict()),
             **prefixed("replay", self._replay.state_dict()),
+            "best_return": self._best_return.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -185,4 +191,5 @@ class SpirlAgent:
         load_optimiser_tensors(self._critic_optimiser, part("critic_optimiser", state))
         self._alpha.load_state_dict(part("alpha", state))
         self._replay.load_state_dict(part("replay", state))
+        self._best_return = state["best_return"].to(self.device)
         self._generator.set_state(state["generator"].cpu())
