@@ -10,15 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from simpl.core.guard_watch import GuardWatch
+from simpl.core.guard_watch import GuardWatch, guard_patience
 from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.profile import load_profile
 from simpl.core.profile_files import find_profile
 from simpl.core.robot_state import RobotState
+from simpl.nodes.guard import GuardNode
 from simpl.nodes.policy import PolicyNode
 from simpl_core.errors import SimplError
 
 PATIENCE = 30.0
+NOT_NAMED = "_NODE_NAME_UNKNOWN_"
 
 
 def test_silence_is_counted_from_the_oldest_action_without_an_answer():
@@ -30,6 +32,14 @@ def test_silence_is_counted_from_the_oldest_action_without_an_answer():
     assert watch.silent(10.17)
     watch.heard()
     assert not watch.silent(99.0)
+
+
+@pytest.mark.parametrize(("rate", "within"), [(5.0, 0.4), (12.5, 0.16), (20.0, 0.12), (50.0, 0.1), (100.0, 0.1)])
+def test_zeros_are_there_two_periods_after_the_guards_death(rate, within):
+    """It dies right after an answer: the next action is the first that waits, and the look comes just too early."""
+    period, look = 1.0 / rate, 0.02
+    assert period + guard_patience(period, look) + look <= within + 1e-9
+    assert guard_patience(period, look) >= 0.05, "a machine that is busy for a moment is no dead guard"
 
 
 def test_a_guard_is_given_up_once_and_lost_until_it_is_heard():
@@ -106,3 +116,35 @@ def test_a_tick_that_hangs_is_told_of_and_takes_nobody_with_it():
     assert not sent[-1].active
     assert (loop.status().state, loop.status().reason) == ("terminal", "somebody said so")
     loop.stop()
+
+
+def announced(name: str, participant: int) -> SimpleNamespace:
+    """A publisher as the graph tells of it."""
+    return SimpleNamespace(node_name=name, node_namespace="/", endpoint_gid=[participant] * 12 + [0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("publishers", "strangers"),
+    [
+        ([("guard", 1)], []),
+        ([("guard", 1), ("policy", 2)], []),
+        ([("guard", 1), (NOT_NAMED, 2)], []),
+        ([("guard", 1), (NOT_NAMED, 3)], [f"/{NOT_NAMED}"]),
+        ([("guard", 1), ("policy", 2), (NOT_NAMED, 2)], ["/policy"]),
+        ([("guard", 1), ("guard", 4)], ["/guard"]),
+        ([("guard", 1), ("teleop", 2)], ["/teleop"]),
+    ],
+)
+def test_the_guard_knows_the_policy_before_its_name_is_known(publishers, strangers):
+    """Participant 2 publishes actions; names come after publishers, and late where a node has just been started."""
+    seen = {"commands": [announced(*each) for each in publishers], "policy/action": [announced("policy", 2)]}
+    guard = SimpleNamespace(
+        _commands=SimpleNamespace(topic_name="commands"),
+        count_publishers=lambda topic: len(seen[topic]),
+        get_publishers_info_by_topic=seen.__getitem__,
+        get_namespace=lambda: "/",
+        get_fully_qualified_name=lambda: "/guard",
+        resolve_topic_name=lambda name: name,
+    )
+    guard._who_says_actions = lambda: GuardNode._who_says_actions(guard)
+    assert GuardNode._others_on_the_command_topic(guard) == strangers

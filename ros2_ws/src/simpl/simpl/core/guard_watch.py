@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+_DISCOVERY = 0.01  # until the controller hears somebody new [s]
+_SHORTEST = 0.05  # what a busy machine may delay an answer that comes within a millisecond else [s]
+
+
+def guard_patience(period: float, look: float) -> float:
+    """How long to wait for the guard's word so that zeros are there two periods after its death, or 0.1 s if longer.
+
+    It may die right after it spoke, so that the next action, a `period` [s] later, is the first without an answer; and
+    it is looked for every `look` [s].
+    """
+    return round(max(_SHORTEST, max(0.1, 2.0 * period) - period - look - _DISCOVERY), 3)
+
 
 class GuardWatch:
     """Measures how long an action has been waiting for the guard's word.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rclpy.duration import Duration
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import JointState
 from simpl_interfaces.msg import PolicyAction
 from std_srvs.srv import Trigger
@@ -25,6 +26,7 @@ from simpl.nodes.running import STEADY, declare, declare_profile, run_node
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
 _LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other publishers
+_UNNAMED = "_NODE_NAME_UNKNOWN_"  # what the RMW calls a node that it has not heard of
 _LONGEST_RAMP = 0.5  # after a signal the arm is slowed down for so long at most [s]
 
 
@@ -194,13 +196,25 @@ class GuardNode(Recipient):
         """Names of the nodes that publish commands besides this one."""
         if self.count_publishers(self._commands.topic_name) <= 1:
             return []
-        found = self.get_publishers_info_by_topic(self._commands.topic_name)
-        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+        policy = f"{self.get_namespace().rstrip('/')}/policy"
+        names = []
+        for info in self.get_publishers_info_by_topic(self._commands.topic_name):
+            unnamed = info.node_name == _UNNAMED and _participant(info) in self._who_says_actions()
+            names.append(policy if unnamed else f"{info.node_namespace.rstrip('/')}/{info.node_name}")
         # Once each: a second guard of our name is a stranger too. Our policy sends zeros when it does not hear us.
-        for known in (self.get_fully_qualified_name(), f"{self.get_namespace().rstrip('/')}/policy"):
+        for known in (self.get_fully_qualified_name(), policy):
             if known in names:
                 names.remove(known)
         return names
+
+    def _who_says_actions(self) -> list[bytes]:
+        """A publisher is seen before the name of its node; the policy's is then known by its DDS participant."""
+        actions = self.resolve_topic_name(interfaces.POLICY_ACTION.name)
+        return [_participant(info) for info in self.get_publishers_info_by_topic(actions)]
+
+
+def _participant(info: TopicEndpointInfo) -> bytes:
+    return bytes(info.endpoint_gid[:12])  # a DDS GUID: 12 of the participant, 4 of the entity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

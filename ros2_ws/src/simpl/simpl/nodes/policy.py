@@ -21,6 +21,7 @@ from std_srvs.srv import Trigger
 from simpl import interfaces
 from simpl.conversions import float32_array, from_time, to_policy_action, to_policy_status
 from simpl.core import health
+from simpl.core.guard_watch import guard_patience
 from simpl.core.homing import HomeRunner
 from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
@@ -70,7 +71,7 @@ class PolicyNode(Recipient, LifecycleNode):
         patience = declare(
             self,
             "guard_timeout",
-            max(0.1, 2.0 * self._profile.period),
+            guard_patience(self._profile.period, _LOOK),
             "real time: silence of the guard after which zeros are sent in its place [s]",
             between=(0.01, 10.0),
         )
