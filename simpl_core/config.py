@@ -284,7 +284,7 @@ META_PRESETS: dict[str, MetaConfig] = {
 }
 ADAPT_PRESETS: dict[str, AdaptConfig] = {
     "official": AdaptConfig(use_conditioning=False),
-    "fast": AdaptConfig(batch_size=128, reuse=512.0, gamma=0.97, tau=0.02, temperature=0.5),
+    "fast": AdaptConfig(batch_size=128, reuse=512.0, gamma=0.97, tau=0.02, temperature=0.5, bound_targets=True),
     "small": AdaptConfig(conditioning_episodes=4, episodes=6, batch_size=64),
     "spirl": AdaptConfig(
         conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from export.bundle import Bundle
 from simpl.core import learner_session
@@ -17,7 +19,7 @@ from simpl.core.model_store import ModelStore, ModelUpdate
 from simpl.core.transition import Transition
 from simpl_core.adapt import FineTuner
 from simpl_core.config import ADAPT_PRESETS
-from simpl_core.errors import BundleError
+from simpl_core.errors import BundleError, CheckpointError
 
 ROBOT = "6f1f3a86-2f2c-4a51-9d5e-5f0a4cb6a1de"
 STEPS = 80  # 8 skills: eight episodes fill a batch of preset `small`
@@ -173,6 +175,28 @@ def test_a_checkpoint_older_than_the_store_is_caught_up_with(bundle: Bundle, tmp
     assert weights(after.train(0.0)) == wanted
     assert after.progress.updates == 2
     after.close()
+
+
+@pytest.mark.parametrize("damage", ["one tensor less", "other sizes", "no safetensors"])
+def test_a_checkpoint_that_does_not_fit_is_refused_with_what_to_do(damage: str, bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "learner"
+    before = LearnerSession(bundle, folder, CONFIG, seed=0)
+    condition(before)
+    feed(before, 9, "finetune")
+    before.store.close()
+    path = folder / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        said, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if damage == "one tensor less":
+        del tensors["best_return"]
+    elif damage == "other sizes":
+        name = next(name for name in tensors if name.startswith("critics"))
+        tensors[name] = tensors[name].flatten()[:-1]
+    save_file(tensors, path, said)
+    if damage == "no safetensors":
+        path.write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="remove it to train anew from the store"):
+        LearnerSession(bundle, folder, CONFIG, seed=0)
 
 
 def test_killed_before_the_first_checkpoint(bundle: Bundle, tmp_path: Path) -> None:

@@ -290,13 +290,15 @@ class LearnerSession:
             with safe_open(path, framework="pt") as file:
                 saved = json.loads(file.metadata()["progress"])
                 tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}; remove it to train anew from the store") from error
-        self.progress = Progress(**saved)
-        self.progress.considered = (int(saved["considered"][0]), int(saved["considered"][1]))
-        self.progress.episodes = [(robot, epoch, number) for robot, epoch, number in saved["episodes"]]
-        self._tuner = self._new_tuner()
-        self._tuner.load_state_dict(tensors)
+            self.progress = Progress(**saved)
+            self.progress.considered = (int(saved["considered"][0]), int(saved["considered"][1]))
+            self.progress.episodes = [(robot, epoch, number) for robot, epoch, number in saved["episodes"]]
+            self._tuner = self._new_tuner()
+            self._tuner.load_state_dict(tensors)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read, or is of another version: {error}; remove it to train anew from the store"
+            ) from error
         self._good, self._settled = tensors, self.progress.considered
         seen = set(self.progress.episodes)
         return [one for one in episodes if one.key not in seen]
