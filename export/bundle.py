@@ -232,13 +232,6 @@ def _temporary_folder(beside: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_version(folder: Path, version: str) -> bool:
-    try:
-        return Manifest.from_json((folder / MANIFEST).read_text()).model_version == version
-    except (OSError, ValueError, BundleError):
-        return False
-
-
 def _place(target: Path, content: bytes | Path) -> None:
     target.parent.mkdir(exist_ok=True)
     if isinstance(content, Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -194,11 +195,13 @@ def parse_json(text: str | bytes, name: str) -> Any:
         BundleError: the text is not that.
     """
 
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a finite number")
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"{number} is not a finite number")
+        return float(number)
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{name} is not JSON: {error}") from error
 

@@ -100,13 +100,16 @@ def read_golden(content: bytes, manifest: Manifest) -> dict[str, Golden]:
     for network, signature in manifest.signatures().items():
         try:
             case = document[network]
-            arrays = [
-                {name: np.asarray(case[side][name], bool if name == "mask" else np.float32) for name in names}
-                for side, names in (("inputs", signature.inputs), ("outputs", signature.outputs))
-            ]
+            with np.errstate(over="ignore"):  # looked for below
+                arrays = [
+                    {name: np.asarray(case[side][name], bool if name == "mask" else np.float32) for name in names}
+                    for side, names in (("inputs", signature.inputs), ("outputs", signature.outputs))
+                ]
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{GOLDEN} has no complete case for {network}: {error!r}") from error
         golden[network] = Golden(*arrays)
+        if not all(np.isfinite(array).all() for side in arrays for array in side.values()):
+            raise BundleError(f"{GOLDEN}: {network} has numbers that are not finite")
         for name, shape in {**signature.inputs, **signature.outputs}.items():
             given = {**arrays[0], **arrays[1]}[name].shape
             fits = len(given) == len(shape) and all(g > 0 and s in (None, g) for s, g in zip(shape, given, strict=True))

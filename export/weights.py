@@ -60,7 +60,10 @@ def _tensor(message: memoryview) -> tuple[str, NDArray[np.generic]]:
     dtype = _DTYPES[data_type]
     if len(raw) != dtype.itemsize * math.prod(dims):
         raise BundleError(f"tensor {name!r} of shape {dims} has {len(raw)} bytes")
-    return name, np.frombuffer(raw, dtype).reshape(dims)
+    try:
+        return name, np.frombuffer(raw, dtype).reshape(dims)
+    except ValueError as error:
+        raise BundleError(f"tensor {name!r} cannot have shape {dims}") from error
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

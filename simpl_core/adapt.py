@@ -169,7 +169,7 @@ class Adaptation:
 
     def _explored(self) -> bool:
         made = len(self.scores)
-        longest = self._conditioning + min(self.config.explore_on, self.config.episodes)
+        longest = self._conditioning + self.config.explore_on
         return made == longest or (made >= self._conditioning and max(self.scores) > 0.0)
 
     def _condition(self) -> None:

@@ -148,8 +148,8 @@ class Evaluate:
     unseen tasks, in the kitchen the paper's."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each task is adapted to once per seed."""
-    preset: Preset = "fast"
-    """Named settings of phase 3 (see `simpl presets`)."""
+    preset: Preset | None = None
+    """Named settings of phase 3 (see `simpl presets`). None: fast. SPiRL has one set, which `--set` changes."""
     set: Settings = ()
     """Settings that differ from the preset, such as episodes=30."""
     out: Path = Path("runs/evaluation")
@@ -170,7 +170,9 @@ class Evaluate:
         from simpl_core.workers import cores
 
         where, device = domain(self.domain), use_device(self.device)
-        name = where.preset("spirl" if self.method == "spirl" else self.preset)
+        if self.method == "spirl" and self.preset is not None:
+            raise ConfigError(f"there is one preset for spirl; --set changes it, --preset {self.preset} would not")
+        name = where.preset("spirl" if self.method == "spirl" else self.preset or "fast")
         config = preset(ADAPT_PRESETS, name, **changes(self.set))
         tasks = where.tasks(self.tasks, where.target)
         where.check(load_models(self.models).skills_config.state_dim, self.models)

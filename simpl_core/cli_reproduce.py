@@ -36,6 +36,20 @@ FURTHER: Mapping[tuple[str, str], tuple[tuple[str, ...], ...]] = {
 }
 """By domain and preset: settings of the runs that train the skills on (`--parent`), the learning rate starting anew."""
 
+COLLECTED: Mapping[str, tuple[str, ...]] = {"kitchen": ("tasks=paper",), "maze": ("episodes=4000",)}
+"""By domain: options of the demonstrations."""
+
+SPIRL: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("kitchen", "fast"): tuple(
+        f"{name}={json.dumps(getattr(ADAPT_PRESETS['fast'], name))}"
+        for name in ("batch_size", "reuse", "gamma", "tau", "temperature", "bound_targets")
+    ),
+}
+"""By domain and preset: settings that make SPiRL's fine-tuning that of SiMPL; what is between them is meta-training."""
+
+AFTER = ("episodes=5", "reuse=0")
+"""Settings that measure conditioning alone: a few episodes after it, with next to no fine-tuning."""
+
 Figure = Literal["kitchen", "conditioning", "maze40", "maze20", "maze10", "skills"]
 
 
@@ -67,10 +81,21 @@ CLAIMS: Mapping[str, Claim] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, as what follows `simpl`, and what it leaves when it is done; None has it run every time."""
+    """A command, as what follows `simpl`.
+
+    Attributes:
+        result: what it leaves when it is done; None has it run every time.
+        after: the stage whose result it reads.
+    """
 
     command: tuple[str, ...]
     result: Path | None = None
+    after: Stage | None = None
+
+    @property
+    def lineage(self) -> list[str]:
+        """The commands that its result comes from, its own last."""
+        return [*(self.after.lineage if self.after is not None else ()), str(self)]
 
     def __str__(self) -> str:
         return shlex.join(["simpl", *self.command])
@@ -137,14 +162,14 @@ class Reproduce:
         data = self.data or str(base / "demonstrations.hdf5")
         stages = [] if self.data else [self._collect(claim, Path(data), settings["collect"])]
         if not claim.methods:
-            return stages + self._skills_measured(claim, data, base, settings["skills"])
-        skills, trained = self._skills(claim, data, base / "skills", settings["skills"])
+            return stages + self._skills_measured(claim, data, base, settings["skills"], stages)
+        skills, trained = self._skills(claim, data, base / "skills", settings["skills"], stages)
         stages += trained
         training = self.training or (() if claim.name == claim.domain else (claim.name,))
         given = (*_tasks(training), *_set(settings["meta"]))
         meta = ("train", "meta", str(skills), *self._common(claim), *given)
-        stages.append(_into(folder / "meta", meta, "weights.safetensors"))
-        stages += [self._evaluation(claim, folder, method, settings) for method in claim.methods]
+        stages.append(_into(folder / "meta", meta, "weights.safetensors", stages))
+        stages += [self._evaluation(claim, folder, method, settings, stages[-1]) for method in claim.methods]
         return [*stages, Stage(("results", str(folder / "results"), "--figures", str(folder / "figures")))]
 
     def _settings(self) -> dict[str, list[str]]:
@@ -160,45 +185,49 @@ class Reproduce:
         return ("--domain", claim.domain, "--preset", self.preset, "--seed", str(self.seed))
 
     def _collect(self, claim: Claim, data: Path, options: Sequence[str]) -> Stage:
-        flags = [part for option in options for part in _flag(option)]
-        if claim.domain == "kitchen" and "--tasks" not in flags:
-            flags += ["--tasks", "paper"]
+        given = {option.partition("=")[0] for option in options}
+        usual = [option for option in COLLECTED[claim.domain] if option.partition("=")[0] not in given]
+        flags = [part for option in (*usual, *options) for part in _flag(option)]
         return Stage(("collect", claim.domain, "--out", str(data), "--seed", str(self.seed), *flags), data)
 
-    def _skills(self, claim: Claim, data: str, out: Path, settings: Sequence[str]) -> tuple[Path, list[Stage]]:
+    def _skills(
+        self, claim: Claim, data: str, out: Path, settings: Sequence[str], after: Sequence[Stage]
+    ) -> tuple[Path, list[Stage]]:
         """Where the skills will be, and what makes them."""
         train = ("train", "skills", data, *self._common(claim))
-        stages = [_into(out, (*train, *_set(settings)), "weights.safetensors")]
+        stages = [_into(out, (*train, *_set(settings)), "weights.safetensors", after)]
         for number, further in enumerate(FURTHER.get((claim.domain, self.preset), ()), 2):
             parent, out = out, out.with_name(f"{out.name.partition('.')[0]}.{number}")
             again = (*train, "--parent", str(parent), *_set([*further, *settings]))
-            stages.append(_into(out, again, "weights.safetensors"))
+            stages.append(_into(out, again, "weights.safetensors", stages))
         return out, stages
 
-    def _skills_measured(self, claim: Claim, data: str, base: Path, settings: Sequence[str]) -> list[Stage]:
+    def _skills_measured(
+        self, claim: Claim, data: str, base: Path, settings: Sequence[str], after: Sequence[Stage]
+    ) -> list[Stage]:
         stages = []
         for name, own in (("skills", []), ("skills-open", ["decoder=open", "recovery=0"])):
-            skills, trained = self._skills(claim, data, base / name, [*settings, *own])
-            stages += trained
+            skills, trained = self._skills(claim, data, base / name, [*settings, *own], after)
             measure = ("skills", str(skills), "--data", data, "--domain", claim.domain)
-            stages.append(_into(base / f"{name}-report", measure, "report.json"))
+            stages += [*trained, _into(base / f"{name}-report", measure, "report.json", trained)]
         return stages
 
-    def _evaluation(self, claim: Claim, folder: Path, method: str, settings: Mapping[str, Sequence[str]]) -> Stage:
+    def _evaluation(
+        self, claim: Claim, folder: Path, method: str, settings: Mapping[str, Sequence[str]], after: Stage
+    ) -> Stage:
         name, _, number = method.partition("-")
         simpl = preset(ADAPT_PRESETS, of_domain(claim.domain, self.preset), **changes(settings["simpl"]))
         total = simpl.conditioning_episodes + simpl.episodes
         own = list(settings[name])
-        if name == "spirl":
-            own = [f"episodes={total}", *own]  # as many as SiMPL makes
+        which: tuple[str, ...] = ("--preset", self.preset)
+        if name == "spirl":  # as many episodes as SiMPL makes
+            own, which = [f"episodes={total}", *SPIRL.get((claim.domain, self.preset), ()), *own], ()
         elif number:
-            if int(number) >= total:
-                raise ConfigError(f"{method} needs more than {number} episodes in all; simpl.episodes leaves {total}")
-            own += [f"conditioning_episodes={number}", f"episodes={total - int(number)}"]
+            own += [f"conditioning_episodes={number}", *AFTER]
         elif simpl.conditioning_episodes != CONDITIONING:
             method = f"simpl-{simpl.conditioning_episodes}"
         scores = folder / "results" / f"{claim.name}_{method}.csv"
-        where = ("--method", name, "--domain", claim.domain, "--preset", self.preset)
+        where = ("--method", name, "--domain", claim.domain, *which)
         seeds = ("--seeds", *map(str, self.seeds))
         command = (
             "evaluate",
@@ -210,7 +239,7 @@ class Reproduce:
             "--scores",
             str(scores),
         )
-        return Stage((*command, "--out", str(folder / method)), scores)
+        return Stage((*command, "--out", str(folder / method)), scores, after)
 
 
 class _Ledger:
@@ -222,7 +251,8 @@ class _Ledger:
 
     def finished(self, stage: Stage) -> bool:
         entry = self._entries.get(str(stage), {})
-        return bool(entry.get("finished")) and stage.result is not None and stage.result.exists()
+        whole = bool(entry.get("finished")) and entry.get("lineage") == stage.lineage
+        return whole and stage.result is not None and stage.result.exists()
 
     def run(self, stage: Stage) -> int:
         """Run a stage, from where it stopped if it did; returns its exit code."""
@@ -240,7 +270,16 @@ class _Ledger:
         finally:
             seconds = time.monotonic() - began
             date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            self._entries[str(stage)] = {"finished": code == 0, "seconds": round(before + seconds, 1), "date": date}
+            result = str(stage.result) if stage.result is not None else None
+            for other in [words for words, entry in self._entries.items() if result and entry.get("result") == result]:
+                del self._entries[other]  # what it left in the same place is gone
+            self._entries[str(stage)] = {
+                "finished": code == 0,
+                "seconds": round(before + seconds, 1),
+                "date": date,
+                "result": result,
+                "lineage": stage.lineage,
+            }
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self._entries, indent=2) + "\n")
             print(f"      {timedelta(seconds=round(seconds))}", flush=True)
@@ -256,8 +295,9 @@ def _end_with_parent() -> None:
     _LIBC.prctl(pr_set_pdeathsig, int(signal.SIGTERM))
 
 
-def _into(out: Path, command: Sequence[str], result: str) -> Stage:
-    return Stage((*command, "--out", str(out)), out / result)
+def _into(out: Path, command: Sequence[str], result: str, before: Sequence[Stage]) -> Stage:
+    """`command` with its folder, after the last of those `before`."""
+    return Stage((*command, "--out", str(out)), out / result, before[-1] if before else None)
 
 
 def _tasks(names: Sequence[str]) -> tuple[str, ...]:
@@ -268,6 +308,9 @@ def _set(settings: Sequence[str]) -> tuple[str, ...]:
     return ("--set", *settings) if settings else ()
 
 
-def _flag(option: str) -> tuple[str, str]:
+def _flag(option: str) -> tuple[str, ...]:
     name, _, value = option.partition("=")
-    return f"--{name.replace('_', '-')}", value
+    flag = name.replace("_", "-")
+    if value.lower() in ("true", "false"):
+        return (f"--{flag if value.lower() == 'true' else f'no-{flag}'}",)
+    return f"--{flag}", value

@@ -8,9 +8,10 @@ begin with a domain, such as `maze-official`, are its versions of them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from simpl_core.errors import ConfigError
 
@@ -339,13 +340,32 @@ def by_domain(table: Mapping[str, Stage]) -> dict[str, dict[str, Stage]]:
 
 
 def from_dict(stage: type[Stage], values: Mapping[str, Any]) -> Stage:
-    """A configuration from saved values; an unknown key is an error.
+    """A configuration from saved values.
 
     Raises:
-        ConfigError: a key that the stage does not have.
+        ConfigError: a key that the stage does not have, or a value of another kind than the key's.
     """
-    known = {field.name for field in dataclasses.fields(stage)}
-    unknown = sorted(set(values) - known)
+    kinds = get_type_hints(stage)
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
-        raise ConfigError(f"{stage.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return stage(**values)
+        raise ConfigError(f"{stage.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(kinds))}")
+    return stage(**{name: _of_kind(value, kinds[name], name) for name, value in values.items()})
+
+
+def _of_kind(value: Any, kind: Any, name: str) -> Any:
+    """`value`, if it is one that a field of type `kind` may have; 1e3 is a whole number."""
+    choices = get_args(kind)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if get_origin(kind) is Literal:
+        fits, wanted = value in choices, f"one of {', '.join(choices)}"
+    elif kind is bool:
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif kind is int:
+        fits, wanted = number and value == int(value), "a whole number"
+        value = int(value) if fits else value
+    else:
+        optional = type(None) in choices
+        fits, wanted = number or (optional and value is None), f"a number{' or null' if optional else ''}"
+    if not fits:
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted}")
+    return value

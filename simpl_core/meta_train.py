@@ -216,7 +216,8 @@ def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run
     safe, drawn = trainer.state_dict(), time.monotonic()
     writer = MetricsWriter(out, trainer.epoch)
     try:
-        safe = _warm_up(trainer, safe)
+        for state in _warm_up(trainer):
+            safe = state
         if trainer.epoch == 0:
             save_resume(out, identity, safe)
         with progress_bar(trainer.config.epochs, "meta-training", trainer.epoch) as bar:
@@ -240,7 +241,8 @@ def _train(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run
     _save(trainer, out, identity, skills_run)
 
 
-def _warm_up(trainer: MetaTrainer, safe: dict[str, Tensor]) -> dict[str, Tensor]:
+def _warm_up(trainer: MetaTrainer) -> Iterator[dict[str, Tensor]]:
+    """The state after each of its rounds; the last one's comes when nothing is left to do."""
     config, agent, count = trainer.config, trainer.agent, len(trainer.tasks)
 
     def done() -> int:
@@ -249,16 +251,18 @@ def _warm_up(trainer: MetaTrainer, safe: dict[str, Tensor]) -> dict[str, Tensor]
 
     total = count * (config.context_large + config.batch_size)
     if not any(trainer.missing):
-        return safe
+        return
     with progress_bar(total, "warm-up (skill transitions)", done()) as bar:
         shown = done()
         while any(trainer.missing):
             trainer.warm_up_round()
             bar.advance(done() - shown)
             shown = done()
+            if any(trainer.missing):
+                yield trainer.state_dict()
     if config.standardise:
         agent.standardise()
-    return trainer.state_dict()
+    yield trainer.state_dict()
 
 
 def _save(trainer: MetaTrainer, out: Path, identity: dict[str, Any], skills_run: Path) -> None:

@@ -10,7 +10,9 @@ import fcntl
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,34 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Within the block Ctrl-C and SIGTERM raise KeyboardInterrupt only where the answer is called, between two steps.
+
+    What a step has done of its work when it is cut short cannot be saved.
+    """
+    asked = False
+
+    def note(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    def interrupt() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other one hears signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.default_int_handler:
+                before[number] = signal.signal(number, note)
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def save_resume(folder: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Save `state` atomically; `identity` (JSON values) says which run it belongs to."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,14 +94,19 @@ def load_resume(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | N
     if not path.is_file():
         return None
     theirs, state = read_resume(path)
-    ours = json.loads(json.dumps(identity))
-    changed = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    changed = other_than(theirs, identity)
     if changed:
         raise CheckpointError(
             f"{folder} holds an unfinished run with other {', '.join(changed)}; "
             f"give another folder or remove {path.name}"
         )
     return state
+
+
+def other_than(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """In what two identities differ, as they are once written as JSON."""
+    one, two = (json.loads(json.dumps(identity)) for identity in (theirs, ours))
+    return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
 
 
 def read_resume(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

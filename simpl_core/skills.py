@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from simpl_core import equations
 from simpl_core.checkpoint import (
+    WEIGHTS,
     Checkpoint,
     SkillNetworks,
     load_checkpoint,
@@ -26,13 +28,13 @@ from simpl_core.checkpoint import (
     save_checkpoint,
     skill_networks,
 )
-from simpl_core.config import SkillsConfig
+from simpl_core.config import SkillsConfig, from_dict
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.errors import CheckpointError
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.provenance import provenance
-from simpl_core.resume import STATE, load_resume, save_resume, sole_writer
+from simpl_core.resume import STATE, interrupts_held, load_resume, other_than, save_resume, sole_writer
 from simpl_core.windows import Windows, WindowSampler
 
 
@@ -216,6 +218,30 @@ class SkillsStart(NamedTuple):
     device: str = "cpu"
 
 
+def _identity(config: SkillsConfig, seed: object, data: object, lineage: Mapping[str, Any]) -> dict[str, Any]:
+    # States saved before there was a choice of decoder do not name it.
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if (k, v) != ("decoder", "closed")}
+    return {"stage": "skills", "seed": seed, "data": data, "skills": settings, **lineage}
+
+
+def _is_finished(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether `out` holds what the run with `identity` leaves at its end.
+
+    Raises:
+        CheckpointError: it holds what another one left.
+    """
+    if not (out / WEIGHTS).is_file():
+        return False
+    checkpoint = load_checkpoint(out)
+    said = checkpoint.provenance
+    lineage = {"parent": said["parent"]} if "parent" in said else {}
+    config = from_dict(SkillsConfig, checkpoint.config["skills"])
+    changed = other_than(_identity(config, said.get("seed"), said.get("data_sha256"), lineage), identity)
+    if changed:
+        raise CheckpointError(f"{out} holds a finished run with other {', '.join(changed)}; give another folder")
+    return True
+
+
 class _Run:
     """Joint training, then the prior alone, with one resumable state on disk."""
 
@@ -226,16 +252,12 @@ class _Run:
         self.lineage: dict[str, Any] = {}
         if start.parent is not None:
             self.lineage = {"parent": self._adopt(load_checkpoint(start.parent))}
-        self.identity = {
-            "stage": "skills",
-            "seed": start.seed,
-            "data": data.sha256,
-            # States saved before there was a choice of decoder do not name it.
-            "skills": {k: v for k, v in dataclasses.asdict(config).items() if (k, v) != ("decoder", "closed")},
-            **self.lineage,
-        }
+        self.identity = _identity(config, start.seed, data.sha256, self.lineage)
         self.prior: PriorTrainer | None = None
         state = load_resume(out, self.identity)
+        self.finished = state is None and _is_finished(out, self.identity)
+        if self.finished:
+            return
         if state is not None:
             self.joint.load_state_dict(state)
             if "prior" in state:
@@ -244,7 +266,8 @@ class _Run:
 
     def _adopt(self, parent: Checkpoint) -> dict[str, Any]:
         """Start from the networks of an earlier run; returns where they come from."""
-        networks = {name.removeprefix("skill_"): tensor for name, tensor in parent.tensors.items()}
+        own = ("skill_encoder", "skill_decoder", "skill_prior")
+        networks = {n.removeprefix("skill_"): t for n, t in parent.tensors.items() if n.split(".")[0] in own}
         try:
             self.joint.model.load_state_dict(networks)
         except RuntimeError as error:
@@ -271,8 +294,9 @@ class _Run:
 
     def train(self) -> None:
         total = self.config.iterations + self.config.prior_iterations
-        with progress_bar(total, "skills", self.step) as bar:
+        with interrupts_held() as interrupt, progress_bar(total, "skills", self.step) as bar:
             while self.step < total:
+                interrupt()
                 terms = {name: value.detach() for name, value in self.update().items()}
                 if self.step % self.config.log_every == 0 or self.step == total:
                     values = {name: float(value) for name, value in terms.items()}
@@ -299,11 +323,13 @@ def run(config: SkillsConfig, data: Demonstrations, out: Path, start: SkillsStar
 
     Raises:
         DatasetError: no episode holds a window.
-        CheckpointError: `out` holds the state of a run with other settings, or the parent does not fit.
+        CheckpointError: `out` holds a run with other settings, or the parent does not fit.
         KeyboardInterrupt: after the state was saved.
     """
     with sole_writer(out):
         training = _Run(config, data, out, start or SkillsStart())
+        if training.finished:
+            return out
         began = time.monotonic()
         try:
             training.train()

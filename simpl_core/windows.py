@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simpl_core.config import SkillsConfig
 from simpl_core.dataset import Demonstrations
-from simpl_core.errors import ConfigError
+from simpl_core.errors import ConfigError, DatasetError
 
 
 class Windows(NamedTuple):
@@ -33,7 +33,13 @@ class Windows(NamedTuple):
 
 
 def split_episodes(count: int, held_out_fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of the training and of the held-out ones among `count` episodes; at least one is held out."""
+    """Numbers of the training and of the held-out ones among `count` episodes; at least one is held out.
+
+    Raises:
+        DatasetError: there are not two.
+    """
+    if count < 2:
+        raise DatasetError(f"at least two episodes are needed, one of which is held out; there is {count}")
     order = np.random.default_rng(seed).permutation(count)
     held_out = max(1, round(held_out_fraction * count))
     return order[held_out:], order[:held_out]

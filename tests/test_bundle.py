@@ -141,6 +141,20 @@ def test_a_manifest_is_read_strictly(copy, edit, reason):
     assert reason in refusal(copy)
 
 
+def test_a_number_that_overflows_is_refused(copy):
+    edit_manifest(copy, lambda d: d.update(provenance={"x": 12345.5}))
+    (copy / MANIFEST).write_text((copy / MANIFEST).read_text().replace("12345.5", "1e999"))
+    assert "1e999 is not a finite number" in refusal(copy)
+
+
+def test_a_golden_answer_that_any_model_gives_is_refused(copy):
+    """1e39 is infinite in single precision, and so is what may be off it."""
+    document = json.loads((copy / GOLDEN).read_text())
+    document["skill_decoder"]["outputs"]["action"][1][4] = 1e39
+    forge(copy, GOLDEN, json.dumps(document).encode())
+    assert "golden.json: skill_decoder has numbers that are not finite" in refusal(copy)
+
+
 def test_a_provenance_nested_without_end_is_refused(copy):
     nested = json.loads("[" * 900 + "]" * 900)
     edit_manifest(copy, lambda d: d.update(provenance={"deep": nested}))

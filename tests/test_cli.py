@@ -30,6 +30,18 @@ def test_help_names_every_command() -> None:
         (["data", "nowhere.hdf5"], "no file 'nowhere.hdf5'"),
         (["train", "meta", "nowhere"], "nowhere is not a finished run"),
         (["train", "skills", "nowhere.hdf5", "--set", "betta=1"], "has no betta"),
+        (
+            ["train", "skills", "nowhere.hdf5", "--set", "iterations=40_000"],
+            "it must be a whole number",
+        ),
+        (
+            ["train", "skills", "nowhere.hdf5", "--set", "prior_loss=KL"],
+            "prior_loss is 'KL'; it must be one of",
+        ),
+        (["train", "meta", "nowhere", "--set", "gamma=nan"], "gamma is 'nan'; it must be a number"),
+        (["evaluate", "nowhere", "--set", "use_conditioning=no"], "use_conditioning is 'no'; it must be true or false"),
+        (["evaluate", "nowhere", "--set", "alpha=no"], "alpha is 'no'; it must be a number or null"),
+        (["evaluate", "nowhere", "--method", "spirl", "--preset", "small"], "there is one preset for spirl"),
         (["evaluate", "nowhere", "--tasks", "microwav"], "microwave"),
         (["bundle", "verify", "nowhere"], "nowhere"),
     ],

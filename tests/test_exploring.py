@@ -59,6 +59,17 @@ def test_exploring_goes_on_until_something_is_found(
     assert run.total_episodes == 8
 
 
+def test_a_run_that_ends_before_anything_is_found_may_be_made_longer(models: Models) -> None:
+    """It has not been conditioned on what a longer one would not have been, and is made anew."""
+    short = Adaptation("simpl", models, dataclasses.replace(CONFIG, episodes=1), TASKS[0], seed=0)
+    for _ in range(4):
+        short.add(an_episode(0.0))
+    assert short.done
+    longer = Adaptation("simpl", models, CONFIG, TASKS[0], seed=0)
+    longer.load_state_dict(short.state_dict())
+    assert [job.label for job in longer.next_jobs(0)] == ["conditioning"] * 3
+
+
 def test_the_skill_prior_may_explore(models: Models) -> None:
     state, e = torch.randn(4, STATE), torch.randn(4, 2)
     run = Adaptation("simpl", models, dataclasses.replace(CONFIG, explore_with="prior"), TASKS[0], seed=0)

@@ -139,6 +139,14 @@ def test_a_stopped_run_goes_on_to_the_same_result(tmp_path: Path, resets: int, h
     assert rows(whole) == rows(resumed)
 
 
+def test_an_interrupt_within_the_warm_up_saves_its_rounds(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "run", lambda: DyingEnv(31, KeyboardInterrupt))
+    env = ToyEnv(4, noise=0.01)
+    train(tmp_path, "run", lambda: env)
+    assert len(env.resets) < 64 - 16, "of the warm-up's 32 episodes only those of the round that was cut short"
+
+
 def test_an_interrupt_saves_what_is_done(tmp_path: Path) -> None:
     """Saved on the way out: the resumed run makes only the episodes that are missing."""
     with pytest.raises(KeyboardInterrupt):

@@ -14,7 +14,9 @@ from typing import get_args
 import pytest
 
 from simpl_core import cli, results
-from simpl_core.cli_reproduce import CLAIMS, Figure, Reproduce, Stage, _Ledger
+from simpl_core.cli_reproduce import CLAIMS, SPIRL, Figure, Reproduce, Stage, _Ledger
+from simpl_core.cli_settings import changes
+from simpl_core.config import ADAPT_PRESETS, preset
 from simpl_core.errors import ConfigError
 
 
@@ -45,7 +47,7 @@ def test_the_figures_are_the_claims() -> None:
 
 
 def test_methods_make_as_many_episodes_in_all_and_are_named_as_the_results_read_them() -> None:
-    """SiMPL: 20 + 180. With 10 and 5 conditioning episodes the rest is fine-tuning; SPiRL makes 200."""
+    """20 + 180 episodes, SPiRL 200 with the same fine-tuning; with fewer to condition on, what they give."""
     found = {}
     for command in [*commands("kitchen"), *commands("conditioning")]:
         if command[0] == "evaluate":
@@ -54,10 +56,13 @@ def test_methods_make_as_many_episodes_in_all_and_are_named_as_the_results_read_
             found[scores] = settings
     assert found == {
         "kitchen_simpl": [],
-        "kitchen_spirl": ["episodes=200"],
-        "kitchen_simpl-10": ["conditioning_episodes=10", "episodes=190"],
-        "kitchen_simpl-5": ["conditioning_episodes=5", "episodes=195"],
+        "kitchen_spirl": ["episodes=200", *SPIRL["kitchen", "fast"]],
+        "kitchen_simpl-10": ["conditioning_episodes=10", "episodes=5", "reuse=0"],
+        "kitchen_simpl-5": ["conditioning_episodes=5", "episodes=5", "reuse=0"],
     }
+    spirl = preset(ADAPT_PRESETS, "spirl", **changes(SPIRL["kitchen", "fast"]))
+    same = ("batch_size", "reuse", "gamma", "tau", "temperature", "cool_over", "bound_targets", "learning_rate")
+    assert [getattr(spirl, name) for name in same] == [getattr(ADAPT_PRESETS["fast"], name) for name in same]
     assert [results.conditioning_episodes(name.split("_")[1]) for name in found] == [20, 0, 10, 5]
 
 
@@ -86,6 +91,14 @@ def test_skills_are_trained_on_from_the_run_before() -> None:
     assert sum("--parent" in command for command in commands("kitchen", "--preset", "small")) == 0
 
 
+def test_demonstrations_are_made_as_they_were_for_the_results() -> None:
+    assert commands("maze40")[0][-2:] == ["--episodes", "4000"]
+    assert commands("kitchen")[0][-2:] == ["--tasks", "paper"]
+    made = commands("maze40", "--set", "collect.episodes=6", "collect.keep_failures=True")[0]
+    assert made[-3:] == ["--episodes", "6", "--keep-failures"]
+    assert commands("kitchen", "--set", "collect.keep_failures=false")[0][-1] == "--no-keep-failures"
+
+
 def test_given_demonstrations_are_not_made() -> None:
     found = commands("kitchen", "--data", "play.hdf5")
     assert found[0][:3] == ["train", "skills", "play.hdf5"]
@@ -96,7 +109,6 @@ def test_given_demonstrations_are_not_made() -> None:
     [
         (["kitchen", "--set", "episodes=3"], "STAGE.KEY=VALUE with a stage of collect, skills, meta, simpl, spirl"),
         (["kitchen", "--set", "simpl.epissodes=3"], "has no epissodes"),
-        (["conditioning", "--preset", "small"], "simpl-10 needs more than 10 episodes in all"),
     ],
 )
 def test_errors(arguments: list[str], words: str) -> None:
@@ -128,6 +140,20 @@ def test_a_stage_is_run_until_it_is_finished_and_its_result_is_there(
     assert not _Ledger(path).finished(Stage(("presets",)))  # what has no result of its own is run every time
     result.unlink()
     assert not _Ledger(path).finished(right)
+
+
+def test_a_stage_is_done_again_where_what_it_reads_has_changed(tmp_path: Path) -> None:
+    path, first, second = tmp_path / "commands.json", tmp_path / "first", tmp_path / "second"
+    for result in (first, second):
+        result.touch()
+    before, other = Stage(("presets",), first), Stage(("presets", "--help"), first)
+    reader = Stage(("bench", "--help"), second, before)
+    for stage in (before, reader):
+        assert _Ledger(path).run(stage) == 0
+    assert _Ledger(path).finished(reader)
+    assert not _Ledger(path).finished(Stage(reader.command, second, other))
+    assert _Ledger(path).run(other) == 0
+    assert _Ledger(path).finished(other) and not _Ledger(path).finished(before), "another's result is in its place"
 
 
 TINY = [

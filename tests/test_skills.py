@@ -1,8 +1,10 @@
 """Phase 1 on demonstrations small enough to learn by heart, and its resumption after a stop."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +115,42 @@ def test_a_stopped_run_ends_where_an_unstopped_one_does(tmp_path: Path, monkeypa
         resumed = load_checkpoint(skills.run(CONFIG, demonstrations(), parts, skills.SkillsStart(seed=3)))
         for name, tensor in whole.tensors.items():
             torch.testing.assert_close(resumed.tensors[name], tensor, rtol=0, atol=0)
+
+
+def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_checkpoint(skills.run(CONFIG, demonstrations(), tmp_path / "whole", skills.SkillsStart(seed=3)))
+    made, original = 0, skills.SkillTrainer.update
+
+    def update(self: skills.SkillTrainer, *arguments: Any) -> dict[str, torch.Tensor]:
+        nonlocal made
+        made += 1
+        if made == 18:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(skills.SkillTrainer, "update", update)
+        with pytest.raises(KeyboardInterrupt):
+            skills.run(CONFIG, demonstrations(), tmp_path / "parts", skills.SkillsStart(seed=3))
+    assert made == 18 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = load_checkpoint(skills.run(CONFIG, demonstrations(), tmp_path / "parts", skills.SkillsStart(seed=3)))
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(resumed.tensors[name], tensor, rtol=0, atol=0)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    skills.run(CONFIG, demonstrations(), tmp_path, skills.SkillsStart(seed=3))
+
+    def left() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    before = left()
+    skills.run(CONFIG, demonstrations(), tmp_path, skills.SkillsStart(seed=3))
+    longer = dataclasses.replace(CONFIG, iterations=CONFIG.iterations + 1)
+    for config, seed, words in ((CONFIG, 4, "finished run with other seed"), (longer, 3, "with other skills")):
+        with pytest.raises(CheckpointError, match=words):
+            skills.run(config, demonstrations(), tmp_path, skills.SkillsStart(seed=seed))
+    assert left() == before
 
 
 def _stopping_at(stop: int) -> Callable[[skills._Run], dict[str, torch.Tensor]]:
