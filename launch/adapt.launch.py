@@ -23,6 +23,7 @@ ARGUMENTS = (
     "profile",
     "driver",
     "robot_ip",
+    "controller_manager",
     "episodes",
     "conditioning",
     "evaluation",

@@ -13,7 +13,7 @@ from launch import Action, LaunchDescription
 from simpl.front.launching import describe, node_action, say
 from simpl.graph import AdaptSettings, acting_graph
 
-ARGUMENTS = ("profile", "driver", "robot_ip", "bundle", "namespace", "max_steps")
+ARGUMENTS = ("profile", "driver", "robot_ip", "controller_manager", "bundle", "namespace", "max_steps")
 
 
 def generate_launch_description() -> LaunchDescription:

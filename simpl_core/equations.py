@@ -6,8 +6,6 @@ EQUATIONS.md maps paper -> function -> test.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -46,14 +44,7 @@ def prior_divergence(posterior: DiagonalGaussian, prior: DiagonalGaussian) -> Te
 
 
 def soft_target(
-    rewards: Tensor,
-    dones: Tensor,
-    gamma: float,
-    next_values: Tensor,
-    next_kl: Tensor,
-    alpha: Tensor,
-    kl_clip: float,
-    ceiling: float | Tensor = math.inf,
+    rewards: Tensor, dones: Tensor, gamma: float, next_values: Tensor, next_kl: Tensor, alpha: Tensor, kl_clip: float
 ) -> Tensor:
     """Target of the critics for the objective of Eq. 4 (SiMPL); SPiRL Alg. 1.
 
@@ -61,12 +52,17 @@ def soft_target(
 
     `rewards`, `dones`, `next_kl`, `alpha` (B,), `next_values` (count, B) of the target critics; returns (B,). A
     time-out is not done. The published code clips by kl / kl * clip, which is NaN where the divergence is 0.
-
-    `ceiling` keeps y to the range of returns (Andrychowicz et al. 2017, Sec. 4.1): an error of Q that the policy finds
-    and the target repeats grows no further than that.
     """
     soft_values = next_values.amin(0) - alpha * next_kl.clamp(max=kl_clip)
-    return (rewards + (1.0 - dones) * gamma * soft_values).clamp(max=ceiling)
+    return rewards + (1.0 - dones) * gamma * soft_values
+
+
+def bounded_target(target: Tensor, best_return: Tensor) -> Tensor:
+    """min(y, max_k G_k): targets (B,) kept to the range of returns (Andrychowicz et al. 2017, Sec. 4.1).
+
+    An error of Q that the policy finds and the target repeats grows no further than the best return, a scalar.
+    """
+    return target.clamp(max=best_return)
 
 
 def returns_to_go(rewards: Tensor, gamma: float) -> Tensor:

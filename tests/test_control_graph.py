@@ -389,6 +389,16 @@ def test_a_killed_guard_is_replaced_by_zeros_the_policy_says_so_and_a_new_guard_
     assert not any(state.flags & Flags.SECOND_PUBLISHER for state in list(doomed.guard_states)[first:])
 
 
+def test_a_policy_that_is_told_to_end_because_the_guard_died_stops_the_arm_first(doomed):
+    """What launch files and `simpl adapt` do: one node's death is a signal to all others, within milliseconds."""
+    guard = doomed.rig.processes["guard"]
+    guard.kill()
+    status, output = doomed.rig.finish("policy", signal.SIGINT)
+    assert status == 0, output
+    assert "zeros in its place" in output
+    wait_for(lambda: not np.any(doomed.commands[-1].data))
+
+
 def test_every_node_ends_cleanly_on_a_signal_and_leaves_the_arm_stopped(doomed):
     start = len(doomed.actions)
     status, output = doomed.rig.finish("policy", signal.SIGINT)

@@ -207,7 +207,7 @@ def test_a_bridge_killed_while_it_waits_for_a_label_has_lost_no_step(tmp_path: P
     session.stream.journal.close()  # as the kernel does with the files of a process that is gone
 
     again = BridgeSession(settings, bundle, tmp_path, wire)
-    stored = again.stream.transitions()
+    stored = list(again.stream.transitions())
     assert [one.step for one in stored] == list(range(STEPS)) and stored[-1].next_observation[0] == STEPS
     assert not is_learned_from(stored) and not again.machine.schedule.results
     assert again.machine.seq == again.stream.last_seq == 1, "the learner counts the step of the last start too"
@@ -259,6 +259,41 @@ def test_a_latched_guard_keeps_an_episode_from_beginning_when_the_scene_is_ready
     world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "reset"), world.now))
     world.do(world.machine.on_ready(world.now))
     assert world.of(BeginEpisode)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("mode", [Mode.ESTOP, Mode.FAULT])
+def test_a_reset_alone_does_not_drive_the_arm_home(mode: Mode, quick: bool) -> None:
+    world = begun(plan(scene="operator"))
+    world.run(limit=1.0)
+    world.do(world.machine.on_ready(world.now))
+    (begin,) = world.of(BeginEpisode)
+    world.queue.clear()
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(8))
+    world.do(world.machine.on_guard(GuardRecord(0, 256, np.zeros(9), mode, "pressed"), world.now))
+    if not quick:  # else the guard is reset before the policy has confirmed the end of the episode
+        world.run(limit=1.0)
+        assert world.machine.state is State.HELD
+    world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "reset"), world.now))
+    world.run(limit=300.0)
+    assert world.machine.status.startswith("the arm is not home (it was stopped: pressed)")
+    assert len(world.of(Home)) == 1, "somebody may still stand beside the arm"
+
+    world.do(world.machine.on_ready(world.now))
+    world.run(limit=1.0)
+    assert len(world.of(Home)) == 2 and world.machine.status == "waiting for episode/ready: put the scene back"
+    world.do(world.machine.on_ready(world.now))
+    again = world.of(BeginEpisode)[1]
+    assert again.seed == begin.seed and again.episode == begin.episode + 1
+
+
+def test_after_a_pause_the_arm_goes_home_by_itself() -> None:
+    world = begun(plan(scene="operator"))
+    world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.PAUSED, "paused"), world.now)
+    world.run(limit=1.0)
+    world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "resumed"), world.now))
+    assert world.machine.status.startswith("waiting for episode/ready")
 
 
 def test_a_stop_on_the_way_home_stops_the_arm_first() -> None:

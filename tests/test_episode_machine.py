@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from simpl.core.commands import (
 )
 from simpl.core.episode_machine import EpisodeMachine
 from simpl.core.guard import Mode
-from simpl.core.plan import open_plan
+from simpl.core.plan import Schedule, open_plan
 from simpl.core.recorder import GUARD_WAIT, EpisodeRecorder, GuardRecord
 from simpl.core.waiting import State
 from simpl_core.errors import ConfigError
@@ -282,6 +283,17 @@ def test_a_guard_that_latches_between_episodes_lets_none_begin() -> None:
     assert not world.machine.warnings
 
 
+def test_a_guard_that_latches_while_a_model_is_loaded_has_no_scene_reset() -> None:
+    world = begun()
+    world.run(until=StageModel)
+    resets = len(world.of(ResetScene))
+    world.do(world.machine.on_guard(GuardRecord(0, 256, np.zeros(9), Mode.ESTOP, "pressed"), world.now))
+    world.do(world.machine.on_answer(world.of(StageModel)[0], True, "", world.now))
+    assert world.machine.state is State.HELD and len(world.of(ResetScene)) == resets
+    world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, "reset"), world.now))
+    assert len(world.of(ResetScene)) == resets + 1 and len(world.of(StageModel)) == 1
+
+
 def test_a_stop_ends_a_run_that_is_held() -> None:
     world = begun()
     world.run(until=ResetScene)
@@ -420,6 +432,50 @@ def test_rollback_is_used_from_the_next_episode_until_a_newer_model_comes() -> N
     versions = [one.model_version for one in world.of(EpisodeDone)]
     assert versions[3:5] == ["model-1", "base"]
     assert versions[-1].startswith("model-")
+
+
+@pytest.mark.parametrize("kind", [StageModel, ResetScene])
+def test_a_rollback_counts_in_the_next_episode_also_when_the_model_is_staged_already(kind: type) -> None:
+    world = begun()
+    world.run(until=StageModel)
+    (staged,) = world.of(StageModel)
+    if kind is ResetScene:
+        world.carry_out(staged)
+        world.run(until=ResetScene)
+    world.machine.on_rollback("base")
+    world.learner_alive = False
+    world.carry_out(world.of(kind)[-1])
+    while len(world.of(EpisodeDone)) < 4:
+        world.run(until=EpisodeDone)
+    assert world.of(EpisodeDone)[-1].model_version == "base" == world.machine.present
+
+
+def test_a_refused_model_brings_nothing_back_that_was_rolled_back() -> None:
+    world = begun(plan(finetune=4))
+    world.run(until=StageModel)
+    world.carry_out(world.of(StageModel)[0])
+    world.run(until=StageModel)
+    assert (world.machine.present, world.of(StageModel)[-1].version) == ("model-1", "model-2")
+    world.machine.on_rollback("base")
+    world.do(world.machine.on_answer(world.of(StageModel)[-1], False, "golden output off", world.now))
+    assert world.of(StageModel)[-1].version == "base"
+
+
+def test_asking_for_the_phase_takes_no_longer_in_a_long_run() -> None:
+    world = begun()
+    world.run()
+    done = world.of(EpisodeDone)
+    schedule = Schedule(plan(), done[:3])
+    schedule.add(done[3])
+    schedule.results = Unread(schedule.results)
+    assert (schedule.phase, schedule.index, schedule.complete) == ("finetune", 1, False)
+
+
+class Unread(list[EpisodeDone]):
+    """A bridge asks several times within 20 ms."""
+
+    def __iter__(self) -> Iterator[EpisodeDone]:
+        raise AssertionError("all results were looked at")
 
 
 # --- stopping -----------------------------------------------------------------------------------------------------

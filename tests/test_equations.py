@@ -33,11 +33,7 @@ def test_soft_target_is_finite_where_policy_equals_prior() -> None:
 
 
 def test_a_target_stays_below_its_ceiling() -> None:
-    # 1 + 0.5 * 4 = 3 and 0 + 0.5 * 1 = 0.5, under 2
-    zero, values = torch.zeros(2), torch.tensor([[4.0, 1.0]])
-    rewards = torch.tensor([1.0, 0.0])
-    target = equations.soft_target(rewards, zero, 0.5, values, zero, zero, 20.0, ceiling=torch.tensor(2.0))
-    assert target.tolist() == [2.0, 0.5]
+    assert equations.bounded_target(torch.tensor([3.0, 0.5, -9.0]), torch.tensor(2.0)).tolist() == [2.0, 0.5, -9.0]
 
 
 def test_returns_to_go_by_hand() -> None:

@@ -68,6 +68,13 @@ def test_without_the_simulated_arm_a_driver_takes_its_place_on_the_wall_clock() 
         AdaptSettings(use_sim=False)
 
 
+def test_only_a_real_arm_of_ros2_control_is_asked_for_its_controller() -> None:
+    for settings in ({}, {"use_sim": False, "rate": "real"}):
+        assert graph(**settings)["guard"].parameters["controller_manager"] == ""
+    own = {"use_sim": False, "rate": "real", "profile": "iiwa14", "controller_manager": "/left/controller_manager"}
+    assert graph(**own)["guard"].parameters["controller_manager"] == "/left/controller_manager"
+
+
 def test_a_namespace_is_given_to_every_node() -> None:
     assert {spec.namespace for spec in graph(namespace="/lab/left").values()} == {"lab/left"}
 
@@ -83,6 +90,8 @@ def test_a_real_arm_brings_its_profile_topics_and_driver_to_every_node_that_need
     assert stop_rank(specs["franka_fci"]) > stop_rank(specs["guard"])
     without = acting_graph(AdaptSettings(use_sim=False, rate="real", profile="iiwa14"), BUNDLE, None)
     assert [spec.name for spec in without] == ["guard", "policy"]
+    assert without[0].parameters["controller_manager"] == "/controller_manager", "nobody else says whether it is active"
+    assert specs["guard"].parameters["controller_manager"] == "", "our driver needs no controller"
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,44 @@ def test_a_silent_policy_leads_to_zeros_once_and_a_new_action_goes_on(rig):
     assert rig.act([1.0, 0.0, 0.0]).mode is Mode.RUNNING
 
 
+# A period of 0.1 s and 0.07 s of patience: after 0.17 s without a word the policy sends zeros in the guard's place.
+
+
+def test_a_guard_that_was_away_does_not_go_on_where_the_policy_has_stopped_the_arm():
+    rig = moving(acceleration=5.0)
+    command = rig.wait(0.18).at(0.0, 0.0, 0.0).act([1.0, -0.5, 0.0])
+    assert_zero(command, Mode.STOPPED, Flags.STALE_ACTION)
+    assert command.reason == "the guard was silent for 0.180 s" and rig.guard.interventions > 0
+    again = rig.wait(PERIOD).act([1.0, -0.5, 0.0])
+    np.testing.assert_allclose(again.velocity, [0.5, -0.25, 0.0])  # from rest, 5 rad/s^2 for 0.1 s
+
+
+def test_a_guard_that_was_away_and_looks_before_the_next_action_says_so():
+    rig = moving(acceleration=5.0, action_timeout=0.4, state_timeout=0.4)
+    assert_zero(rig.wait(0.18).guard.watch(), Mode.STOPPED, Flags.STALE_ACTION)
+    assert rig.act([1.0, -0.5, 0.0]).mode is Mode.RUNNING
+
+
+def test_a_guard_that_was_away_on_a_ramp_does_not_take_it_up_again():
+    rig = moving(acceleration=5.0)
+    assert rig.wait(0.02).guard.pause().command.velocity.any()
+    assert_zero(rig.wait(0.18).guard.watch(), Mode.PAUSED, Flags.PAUSED)
+
+
+def test_an_action_that_is_late_while_the_guard_is_there_passes():
+    rig = moving(acceleration=5.0)
+    assert rig.wait(0.16).at(0.0, 0.0, 0.0).act([1.0, -0.5, 0.0]).velocity[0] == pytest.approx(1.0)
+    rig = moving(acceleration=5.0, action_timeout=0.4)
+    for _ in range(15):
+        assert rig.wait(0.02).at(0.0, 0.0, 0.0).guard.watch() is None
+    assert rig.act([1.0, -0.5, 0.0]).velocity[0] == pytest.approx(1.0)
+
+
+def test_in_lockstep_no_guard_is_away():
+    rig = moving(acceleration=5.0, lockstep=True, action_timeout=10.0, state_timeout=10.0)
+    assert rig.wait(5.0).at(0.0, 0.0, 0.0).act([1.0, -0.5, 0.0]).velocity[0] == pytest.approx(1.0)
+
+
 def test_zeros_are_repeated_when_asked_for():
     rig = Rig(zero_repeat=0.1).at(0.0, 0.0, 0.0)
     assert_zero(rig.guard.watch(), Mode.STOPPED, Flags.NONE)

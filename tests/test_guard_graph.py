@@ -219,6 +219,7 @@ class FakeNode:
 
     def __init__(self, manager: str, controllers: dict[str, str]) -> None:
         self.manager, self.controllers, self.listeners = manager, controllers, 1
+        self.names = ["joint_group_velocity_controller"]
         self.topic_name = "/left/joint_group_velocity_controller/commands"
         self.srv_name = f"{manager}/list_controllers"
         self.ask: Any = None
@@ -235,6 +236,10 @@ class FakeNode:
 
     def get_subscription_count(self) -> int:
         return self.listeners
+
+    def get_subscriptions_info_by_topic(self, topic: str) -> list[Any]:
+        assert topic == self.topic_name
+        return [types.SimpleNamespace(node_name=name) for name in self.names]
 
     def service_is_ready(self) -> bool:
         return True
@@ -265,5 +270,10 @@ def test_a_controller_manager_is_asked_whether_the_controller_is_active(monkeypa
     node.controllers.clear()
     node.ask()
     assert watch.problem() == "controller joint_group_velocity_controller is not loaded, wanted active"
+    node.controllers["joint_group_velocity_controller"] = "active"
+    node.ask()
+    for names, heard in ((["record", "_ros2cli_17"], False), (["record", "arm"], True), ([], True)):
+        node.names = names
+        wait_for(lambda heard=heard: (watch.problem() == "") == heard)
     node.listeners = 0
     assert watch.problem() == "no controller listens to /left/joint_group_velocity_controller/commands"

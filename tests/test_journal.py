@@ -427,6 +427,18 @@ def test_live_transitions_keep_their_order_behind_a_backlog(tmp_path: Path) -> N
     store.close()
 
 
+def test_what_is_stored_is_read_one_by_one(tmp_path: Path) -> None:
+    """A journal of days does not fit into memory as transitions."""
+    stream, store = TransitionStream(tmp_path / "bridge", lambda one: None), TransitionStore(tmp_path / "store")
+    for step in range(3):
+        store.add(stream.append(transition(step=step), 0.0))
+    for replayed in (stream.transitions(), store.replay()):
+        assert next(replayed).step == 0
+        assert [one.step for one in replayed] == [1, 2]
+    stream.close()
+    store.close()
+
+
 def test_a_full_disk_keeps_no_acknowledgement_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

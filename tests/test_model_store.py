@@ -16,6 +16,7 @@ from export.manifest import MANIFEST, Manifest
 from export.runtime import PolicyRunner
 from export.to_onnx import update_policy
 from export.weights import read_weights
+from simpl.core import model_store
 from simpl.core.model_store import ModelRefusedError, ModelStore, ModelUpdate
 from simpl_core.checkpoint import load_models
 from simpl_core.errors import BundleError
@@ -191,6 +192,20 @@ def test_a_refusal_is_said_once(store: ModelStore, make_update: Callable[..., Mo
     assert list(store.refused) == [bad.model_version]
 
 
+def test_whatever_the_check_of_a_model_raises_is_a_refusal(
+    store: ModelStore, make_update: Callable[..., ModelUpdate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burst(*_: object) -> None:
+        raise ValueError("cannot reshape")
+
+    monkeypatch.setattr(model_store, "materialise", burst)
+    bad = make_update(280)
+    assert refusal(store, bad) == "its check failed: ValueError('cannot reshape')"
+    with pytest.raises(ModelRefusedError) as caught:
+        store.offer(bad)
+    assert caught.value.repeated and list(store.refused) == [bad.model_version]
+
+
 def test_stale_and_foreign_models_are_refused(store: ModelStore, make_update: Callable[..., ModelUpdate]) -> None:
     store.offer(make_update(560))
     assert "stale" in refusal(store, make_update(280))
@@ -210,12 +225,36 @@ def test_rollback_gives_the_one_before_and_refuses_the_other_for_good(
 ) -> None:
     first, second = store.offer(make_update(280)), make_update(560)
     store.offer(second)
-    assert store.rollback() == first
+    assert store.rollback(second.model_version) == first
     assert "rolled back" in refusal(store, second)
-    assert store.rollback().version == base.model_version
+    assert store.rollback(first.version).version == base.model_version
     with pytest.raises(BundleError, match="no earlier model"):
-        store.rollback()
+        store.rollback(base.model_version)
     assert store.offer(make_update(840)) is not None
+
+
+def test_rollback_gives_up_the_acting_model_and_what_came_after_it(
+    store: ModelStore, base: Bundle, make_update: Callable[..., ModelUpdate]
+) -> None:
+    first, second, third = (make_update(seq) for seq in (280, 560, 840))
+    for update in (first, second, third):
+        store.offer(update)
+    assert store.rollback(second.model_version).version == first.model_version
+    assert "rolled back" in refusal(store, second) and "rolled back" in refusal(store, third)
+    assert store.rollback(second.model_version).version == base.model_version, "asked again: one more"
+    with pytest.raises(BundleError, match="no earlier model"):
+        store.rollback(second.model_version)
+
+
+def test_rollback_keeps_the_first_model_also_where_it_acts_or_an_unknown_one_does(
+    store: ModelStore, base: Bundle, make_update: Callable[..., ModelUpdate]
+) -> None:
+    for acting, seqs in ((base.model_version, (280, 560)), ("f" * 64, (840, 1120))):
+        updates = [make_update(seq) for seq in seqs]
+        for update in updates:
+            store.offer(update)
+        assert store.rollback(acting).version == base.model_version
+        assert all("rolled back" in refusal(store, update) for update in updates)
 
 
 def test_old_versions_make_room_but_the_first_stays(

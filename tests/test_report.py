@@ -121,6 +121,43 @@ def test_counts_go_on_over_restarts_of_the_bridge_and_a_torn_line_costs_one_epis
     assert whole.results == {start: done("finetune", 1, episode=start) for start in range(3)}
 
 
+def test_a_line_has_what_is_new_and_all_lines_together_have_everything(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    for start in range(2):
+        log = EpisodeLog(path)
+        for episode in range(50 * start, 50 * start + 50):
+            log.tally.warnings.append(f"warning {episode}")
+            log.tally.models_accepted.append(f"{episode:064d}")
+            log.tally.models_refused[f"bad {episode}"] = "damaged"
+            log.append(done("finetune", 1, episode=episode))
+    tally = EpisodeLog(path).tally
+    assert tally.warnings == [f"warning {episode}" for episode in range(100)]
+    assert tally.models_accepted == [f"{episode:064d}" for episode in range(100)]
+    assert tally.models_refused == {f"bad {episode}": "damaged" for episode in range(100)}
+    lines = path.read_text().splitlines()[1:]
+    assert len(lines) == 100 and len(lines[-1]) < len(lines[0]) + 20, "a line does not grow with the run"
+
+
+def test_a_file_whose_lines_have_everything_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    for episode in range(3):  # as versions before wrote it
+        note = {
+            "phase_seconds": {"finetune": 2.0 * episode}, "warnings": ["one", "two", "three"][:episode],
+            "models_refused": {"bad": "damaged"}, "models_accepted": ["a", "b", "c"][: episode + 1], "resent": episode,
+            "result": done("finetune", 1, episode=episode)._asdict(), "missed": 0, "seconds": 0.0, "intervals": 0,
+            "latencies": [1.0],
+        }  # fmt: skip
+        with path.open("a") as file:
+            file.write("\n" + json.dumps(note))
+    log = EpisodeLog(path)
+    log.tally.models_accepted.append("d")
+    log.append(done("final", 1, episode=3))
+    tally = EpisodeLog(path).tally
+    assert (tally.warnings, tally.models_refused) == (["one", "two"], {"bad": "damaged"})
+    assert (tally.models_accepted, tally.resent) == (["a", "b", "c", "d"], 2)
+    assert tally.phase_seconds == {"finetune": 4.0} and len(tally.control.latencies) == 3
+
+
 def test_a_run_without_a_tick_has_a_report_too() -> None:
     assert ControlLog().summary() == {
         "rate_hz": 0.0, "ticks": 0, "missed": 0, "latency_ms_p50": 0.0, "latency_ms_p99": 0.0,

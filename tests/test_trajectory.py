@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simpl.core.guard import Guard, GuardSettings, Mode, Wanted
+from simpl.core.guard import Flags, Guard, GuardSettings, Mode, Wanted
 from simpl.core.guard_types import TrajectoryPoint
 from simpl.core.profile import RobotProfile, parse_profile
 
@@ -96,6 +96,40 @@ def test_a_pause_begins_anew_where_the_arm_is() -> None:
     arm.guard.on_state(arm.position.copy())
     points = arm.guard.trajectory(np.array([0.5, 0.0]))
     assert points[0].position[0] == pytest.approx(arm.position[0] + 0.5 * PERIOD)
+
+
+def test_an_arm_that_is_not_seen_any_more_is_not_called_back() -> None:
+    """It is where it was told to go, 40 ms behind; its last position is 0.16 s old."""
+    arm = LaggingArm(0.04)
+    arm.act([0.9, 0.0], 20)
+    while arm.guard.mode is Mode.RUNNING:
+        arm.tick += 1
+        command = arm.guard.on_action(Wanted(np.array([0.9, 0.0]), arm.tick, 1, arm.tick, True))
+        points = arm.guard.trajectory(command.velocity)
+        if command.velocity.any():
+            told = points[0].position
+            arm.follow(points)
+    assert Flags.STALE_STATE in command.flags
+    (rest,) = points
+    np.testing.assert_allclose(rest.position, arm.position, atol=0.01)
+    assert (np.abs(rest.position - told) / rest.time <= 1.0 + 1e-9).all(), "nor faster than the joints may go"
+
+
+def test_a_place_to_hold_takes_the_time_to_get_there_and_no_repeat_shortens_it() -> None:
+    """At 0.9 rad/s with a lag of 0.15 s the set point is 0.13 rad ahead; the joints go 1 rad/s."""
+    arm = LaggingArm(0.15)
+    arm.act([0.9, 0.0], 40)
+    told = arm.aims[-1][0] - arm.guard._limits.stop(np.array([0.9, 0.0]))[0][0]
+    arm.guard.on_state(arm.position.copy())
+    stopped = arm.guard.estop()
+    (rest,) = arm.guard.trajectory(stopped.velocity)
+    assert rest.time == pytest.approx(told - arm.position[0]) and rest.time > 0.1
+    arm.time += 0.05
+    (again,) = arm.guard.trajectory(stopped.velocity)
+    assert again.time == pytest.approx(rest.time - 0.05)
+    arm.time += 1.0
+    (at_last,) = arm.guard.trajectory(stopped.velocity)
+    assert at_last.time == PERIOD
 
 
 def test_zeros_hold_the_arm_where_it_is_and_stay_there() -> None:

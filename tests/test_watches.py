@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from simpl_interfaces.msg import GuardState
 
+from simpl.core.guard import Mode
 from simpl.core.guard_watch import GuardWatch, guard_patience
 from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.profile import load_profile
 from simpl.core.profile_files import find_profile
 from simpl.core.robot_state import RobotState
+from simpl.nodes import takeover
 from simpl.nodes.guard import GuardNode
 from simpl.nodes.policy import PolicyNode
 from simpl_core.errors import SimplError
@@ -50,6 +53,84 @@ def test_a_guard_is_given_up_once_and_lost_until_it_is_heard():
     assert not watch.gives_up(11.2), "said once"
     watch.heard()
     assert not watch.lost
+
+
+def test_while_the_arm_moves_another_word_is_due_without_an_action():
+    watch = GuardWatch(patience=0.1)
+    watch.heard(due=10.02)
+    assert watch.silence(10.01) == 0.0 and not watch.silent(10.11) and watch.silent(10.13)
+    watch.heard(due=10.2)
+    watch.sent(10.15)
+    assert watch.silence(10.2) == pytest.approx(0.05), "an action is answered at once, whatever is due later"
+    watch.heard(due=10.04)
+    watch.sent(10.06)
+    assert watch.silence(10.06) == pytest.approx(0.02), "nor does it put off what has been due"
+    watch.heard()
+    assert watch.silence(99.0) == 0.0, "a guard at rest may be silent"
+
+
+class Desk:
+    """A takeover with a clock and without a graph."""
+
+    def __init__(self, monkeypatch, patience=0.05):
+        self.time, self.zeros = 10.0, []
+        publisher = SimpleNamespace(publish=self.zeros.append)
+        logger = SimpleNamespace(error=lambda _: None)
+        node = SimpleNamespace(get_logger=lambda: logger, destroy_publisher=lambda _: None)
+        monkeypatch.setattr(takeover, "time", SimpleNamespace(monotonic=lambda: self.time))
+        tables = {
+            "COMMAND": None,
+            "COMMANDS": SimpleNamespace(publisher=lambda _: publisher),
+            "GUARD_STATE": SimpleNamespace(subscription=lambda *_, **__: None),
+        }
+        monkeypatch.setattr(takeover, "interfaces", SimpleNamespace(**tables))
+        self.profile = load_profile(find_profile("mujoco_kitchen"))  # 12.5 Hz
+        self.takeover = takeover.Takeover(node, self.profile, patience)
+        self.takeover.look()
+
+    def hears(self, mode, velocity):
+        size = len(self.profile.joints)
+        self.takeover._on_guard(GuardState(mode=int(mode), velocity=[velocity] * size))
+
+    def looks(self, seconds, step=0.02):
+        """Look after each step, for so long."""
+        until = self.time + seconds - 1e-9
+        while self.time < until:
+            self.time += step
+            self.takeover.look()
+        return self
+
+
+@pytest.mark.parametrize(
+    ("mode", "spared", "zeros"),
+    [
+        (Mode.STOPPED, 0.12, 0.04),  # a ramp: a command each look; 0.08 + 0.05 s
+        (Mode.PAUSED, 0.12, 0.04),
+        (Mode.RUNNING, 0.20, 0.04),  # somebody jogs: as long as the guard's own watchdog waits; 0.16 + 0.05 s
+    ],
+)
+def test_a_guard_that_dies_while_the_arm_moves_by_itself_is_replaced(monkeypatch, mode, spared, zeros):
+    desk = Desk(monkeypatch)
+    desk.hears(mode, 0.3)
+    assert not desk.looks(spared).zeros
+    assert desk.looks(zeros).zeros
+    desk.hears(mode, 0.0)
+    desk.zeros.clear()
+    assert not desk.looks(5.0).zeros and not desk.takeover.watch.lost
+
+
+def test_a_policy_that_was_away_itself_reads_the_answers_before_it_takes_over(monkeypatch):
+    desk = Desk(monkeypatch)
+    desk.takeover.watch.sent(desk.time)
+    assert not desk.looks(0.2, step=0.2).zeros
+    desk.hears(Mode.RUNNING, 0.0)
+    assert not desk.looks(0.06).zeros
+    desk.takeover.watch.sent(desk.time)
+    desk.looks(0.2, step=0.2)
+    assert desk.looks(0.02).zeros, "nothing was there to be read"
+    desk.takeover._let_go()
+    desk.zeros.clear()
+    assert desk.looks(0.4, step=0.2).zeros, "once: it may be away again and again"
 
 
 def test_an_answer_that_overtakes_the_end_of_publishing_leaves_nothing_unanswered():

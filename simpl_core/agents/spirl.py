@@ -139,8 +139,9 @@ class SpirlAgent:
                 following.kl(batch.next_prior),
                 alpha,
                 config.kl_clip,
-                self._best_return if config.bound_targets else math.inf,
             )
+            if config.bound_targets:
+                target = equations.bounded_target(target, self._best_return)
         values = self.critics(batch.states, e, batch.z)
         loss = equations.critic_loss(values, target)
         # Each published critic descends its own loss, whose gradient the mean over critics would divide by their

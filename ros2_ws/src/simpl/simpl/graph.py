@@ -94,6 +94,9 @@ class AdaptSettings:
     """Driver to start for a real arm; none where its maker's ros2_control runs already."""
     robot_ip: str = ""
     """Address of the arm's control unit, for the driver."""
+    controller_manager: str = "/controller_manager"
+    """Node of ros2_control that the guard asks whether the controller is active, for a real arm without a driver of
+    ours. Empty: nobody is asked, and an arm whose controller went down goes on by itself when it comes up again."""
     max_steps: int = 280
     """Control steps after which an episode ends unfinished."""
     use_sim: bool = True
@@ -136,6 +139,11 @@ class AdaptSettings:
             )
         if (self.driver == "none") != (not self.robot_ip):
             raise ConfigError(f"driver is {self.driver!r} and robot_ip {self.robot_ip!r}: a driver needs an address")
+
+    @property
+    def has_ros2_control(self) -> bool:
+        """Whether the arm is a real one that its maker's ros2_control drives."""
+        return not self.use_sim and self.driver == "none" and self.profile != SIMULATED
 
     @property
     def episodes_per_phase(self) -> dict[str, int]:
@@ -234,6 +242,7 @@ def acting_graph(settings: AdaptSettings, bundle: Path, run_folder: Path | None)
             "profile": profile,
             "lockstep": lockstep,
             "latch_file": str(run_folder / "guard" / "held.json") if run_folder else "",
+            "controller_manager": settings.controller_manager if settings.has_ros2_control else "",
         },
         environment=_ONE_THREAD,
     )

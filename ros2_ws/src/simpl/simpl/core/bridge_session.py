@@ -187,8 +187,8 @@ class BridgeSession:
         self._jobs.append((self._worker.submit(self._models.offer, update), self._model_checked))
 
     def rollback(self) -> str:
-        """Go back to the model before the newest; returns its version. Raises BundleError if there is none."""
-        model = self._models.rollback()
+        """Go back to the model before the present one; returns its version. Raises BundleError if there is none."""
+        model = self._models.rollback(self._machine.present)
         self._machine.on_rollback(model.version)
         return model.version
 
@@ -334,7 +334,7 @@ class BridgeSession:
                 log.warning("%s", error)
                 self._machine.warnings.append(str(error))
             return
-        if model is not None:
+        if model is not None and model.version not in self._models.refused:  # rolled back since it was checked
             covers = model.trained_on[1] if model.trained_on[0] == self._stream.epoch else 0
             self._perform(self._machine.on_model(model.version, covers, now), now)
 

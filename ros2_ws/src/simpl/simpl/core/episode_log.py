@@ -8,6 +8,7 @@ import logging
 import os
 from array import array
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class Tally:
 class EpisodeLog:
     """A file of JSON lines, read at the start and then written at the end of each episode.
 
-    An episode that was under way when the bridge died is not counted: it is done again.
+    Of what grows with the run (latencies, warnings, models) a line has what is new since the one before. An episode
+    that was under way when the bridge died is not counted: it is done again.
 
     Attributes:
         tally: of all starts so far; the caller counts on in it.
@@ -89,12 +91,13 @@ class EpisodeLog:
         self._path = path
         self.tally = Tally()
         self.results: dict[int, EpisodeDone] = {}
-        for line in path.read_text().splitlines() if path.is_file() else ():
-            try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue  # blank, or torn by a kill: one episode's counts are missing, its transitions are not
-        self._written = len(self.tally.control.latencies)
+        with contextlib.suppress(FileNotFoundError), path.open() as lines:
+            for line in lines:
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    continue  # blank, or torn by a kill: one episode's counts are missing, its transitions are not
+        self._written = self._sizes()
 
     def append(self, result: EpisodeDone) -> None:
         """Note the end of an episode.
@@ -102,18 +105,24 @@ class EpisodeLog:
         Raises:
             OSError: the disk is full, say.
         """
-        control = self.tally.control
+        tally, control, written = self.tally, self.tally.control, self._written
         note = {
-            **{name: value for name, value in vars(self.tally).items() if name != "control"},
             "result": result._asdict(),
+            "phase_seconds": tally.phase_seconds,
+            "resent": tally.resent,
             "missed": control.missed,
             "seconds": control.seconds,
             "intervals": control.intervals,
-            "latencies": [round(value, 4) for value in control.latencies[self._written :]],  # the others are above
+            "latencies": [round(value, 4) for value in control.latencies[written["latencies"] :]],
+            "new": {
+                "warnings": tally.warnings[written["warnings"] :],
+                "models_accepted": tally.models_accepted[written["models_accepted"] :],
+                "models_refused": dict(islice(tally.models_refused.items(), written["models_refused"], None)),
+            },
         }
         with self._path.open("a") as file:
             file.write("\n" + json.dumps(note))  # the newline comes first, so that a torn line spoils no other
-        self._written = len(control.latencies)
+        self._written = self._sizes()
         self.results[result.episode] = result
 
     def _take(self, note: dict[str, Any]) -> None:
@@ -123,7 +132,23 @@ class EpisodeLog:
         control.latencies.extend(note.pop("latencies"))
         for name in ("missed", "seconds", "intervals"):
             setattr(control, name, note.pop(name))
-        self.tally = Tally(control=control, **note)
+        new = note.pop("new", None)
+        if new is None:  # of an earlier version: the line has all lists as a whole
+            self.tally = Tally(control=control, **note)
+            return
+        self.tally.warnings.extend(new["warnings"])
+        self.tally.models_accepted.extend(new["models_accepted"])
+        self.tally.models_refused.update(new["models_refused"])
+        self.tally.phase_seconds, self.tally.resent = note["phase_seconds"], note["resent"]
+
+    def _sizes(self) -> dict[str, int]:
+        tally = self.tally
+        return {
+            "latencies": len(tally.control.latencies),
+            "warnings": len(tally.warnings),
+            "models_accepted": len(tally.models_accepted),
+            "models_refused": len(tally.models_refused),
+        }
 
 
 class HeldStep:

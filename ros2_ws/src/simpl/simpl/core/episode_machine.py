@@ -6,7 +6,7 @@ Every method takes an event and returns the commands to carry out; the answers t
 two episodes: stage a model if another is wanted, reset the scene (or move the arm home and wait until somebody has),
 begin; then ticks; then end, with a label if one is wanted. Whatever fails is tried again; an episode that breaks half
 way (the policy was restarted, the guard stopped the arm) or is discarded is repeated under a new number. While the
-guard has latched a fault or an e-stop nothing goes on.
+guard has latched a fault or an e-stop nothing goes on; after it the arm goes home only when a person says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from simpl.core.commands import (
     StageModel,
     Store,
 )
-from simpl.core.guard import HELD
+from simpl.core.guard import HELD, Mode
 from simpl.core.labels import Label, make_rewards
 from simpl.core.model_choice import ModelChoice
 from simpl.core.plan import RunPlan, Schedule
@@ -52,6 +52,8 @@ class EpisodeMachine:
     Attributes:
         schedule: finished episodes, and which is next.
         e_star: (E,) mean of the task encoder after conditioning.
+        recorder: of the episode under way.
+        present: model version of the episode under way, between two that of the last.
         warnings: what went wrong and was got over, for the report.
         reward_model: pays where rewards are to come from one.
     """
@@ -65,12 +67,13 @@ class EpisodeMachine:
         self.e_star: NDArray[np.float32] | None = None
         self.warnings: list[str] = []
         self.reward_model: RewardModel | None = None
+        self.recorder: EpisodeRecorder | None = None
+        self.present = base_version
         self.seq = 0
         self.state = State.IDLE
         self._e_dim = e_dim
         self._models = ModelChoice(base_version, plan.model_wait)
         self._number = last_number
-        self._recorder: EpisodeRecorder | None = None
         self._acting = base_version  # what the policy is believed to use in the next episode
         self._request: Request | None = None
         self._deadline = float("inf")
@@ -81,14 +84,10 @@ class EpisodeMachine:
         self._may_be_running = last_number > 0  # the policy: since an earlier start, or a BeginEpisode without success
         self._away = ""  # why the arm is not home
         self._latched = ""  # why the guard holds the arm until somebody resets it
+        self._rolled_back = False  # since a model was last chosen
         self._stop: Finish | None = None
 
     # -- what a screen shows -------------------------------------------------------------------------------------
-
-    @property
-    def recorder(self) -> EpisodeRecorder | None:
-        """Of the episode under way."""
-        return self._recorder
 
     @property
     def status(self) -> str:
@@ -104,7 +103,7 @@ class EpisodeMachine:
     @property
     def version(self) -> str:
         """Model version of the episode under way, or wanted for the next."""
-        return self._recorder.model_version or self._acting if self._recorder else self._wanted()
+        return self.recorder.model_version or self._acting if self.recorder else self._wanted()
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -114,7 +113,7 @@ class EpisodeMachine:
 
     def on_action(self, action: PolicyTick, now: float) -> list[Command]:
         """A tick of the policy."""
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is None or action.episode != recorder.episode:
             return []
         self._last_tick = now
@@ -124,9 +123,11 @@ class EpisodeMachine:
     def on_guard(self, guard: GuardRecord, now: float) -> list[Command]:
         """A record of the guard."""
         self._latched = f"{guard.mode.name}, {guard.reason}" if guard.mode in HELD else ""
+        if guard.mode in (Mode.FAULT, Mode.ESTOP) and self.state is not State.READY:
+            self._away = f"it was stopped: {guard.reason}"  # kept beyond the reset, which must not set it in motion
         if self.state is State.HELD and not self._latched:
             return self._between(now)
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is None:
             return []
         recorder.on_guard(guard)
@@ -142,21 +143,17 @@ class EpisodeMachine:
                 log.warning("episode %d: the policy did not confirm its end: %s", request.episode, message)
             return self._ended(now)
         if isinstance(request, Home):
-            self.state, self._away = State.READY, "" if success else message
-            log.warning("%s", self.status)
-            return []
+            return self._wait_for_ready("" if success else message)
         if not success and isinstance(request, StageModel):
             return self._refused(request, message, now)
         if not success:
             return self._failed(request, message, now)
         if isinstance(request, StageModel):
             self._acting = request.version
-            return self._reset(now)
+            return self._between(now) if self._latched or self._rolled_back else self._reset(now)
         if isinstance(request, ResetScene):
             return self._begin(now)
-        if isinstance(request, BeginEpisode):
-            return self._begun(version, now)
-        return []
+        return self._begun(version, now) if isinstance(request, BeginEpisode) else []
 
     def on_silence(self, request: Request, reason: str, now: float) -> list[Command]:
         """Nobody answered `request`; it is made again."""
@@ -185,6 +182,7 @@ class EpisodeMachine:
     def on_rollback(self, version: str) -> None:
         """Use `version` from the next episode on, until the learner sends a newer model."""
         self._models.latest = version
+        self._rolled_back = True
 
     def on_label(self, label: Label, now: float) -> list[Command]:
         """The operator's verdict on the episode under way, or just over.
@@ -192,7 +190,7 @@ class EpisodeMachine:
         Raises:
             SimplError: there is none, or it can no longer be labelled.
         """
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is None or recorder.complete or recorder.broken or self._stop is not None:
             raise SimplError(f"there is no episode to be labelled; now: {self.status}")
         recorder.label = label
@@ -225,7 +223,7 @@ class EpisodeMachine:
         if self.state is State.MODEL and self._models.waited_in_vain(now):
             self._warn(f"no new model within {self.plan.model_wait:g} s; going on with {self._wanted()[:12]}")
             return self._between(now)
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is None:
             return []
         if self.state is State.LABEL and now > self._label_by:
@@ -242,8 +240,8 @@ class EpisodeMachine:
         self._retry_at = None
         if self.state is State.ENDING:
             return []
-        if self.state is State.LABEL and self._recorder is not None:
-            return self._advance(self._recorder, now)
+        if self.state is State.LABEL and self.recorder is not None:
+            return self._advance(self.recorder, now)
         if self._may_be_running or self.state in (State.RUNNING, State.BEGINNING, State.HOMING):
             return self._end(now)
         return self._finish()
@@ -259,7 +257,6 @@ class EpisodeMachine:
             return self._end(now)
         phase = self.schedule.phase
         if self.schedule.complete:
-            self._stop = Finish()
             return self._finish()
         if self._latched:
             self.state, self._failing_since = State.HELD, None
@@ -267,35 +264,38 @@ class EpisodeMachine:
             return []
         if phase != "conditioning" and self.e_star is None:
             return self._ask(Encode(), State.ENCODING, ANSWER_WAIT, now)
-        waits = phase == "final" or (phase == "finetune" and self.plan.lockstep)
-        if waits and self.plan.finetune and self._models.must_wait(now):
+        if self.schedule.adapted and (phase == "final" or self.plan.lockstep) and self._models.must_wait(now):
             self.state = State.MODEL
             return []
         self._models.waited()
+        self._rolled_back = False
         wanted = self._wanted()
         if wanted != self._acting:
             return self._ask(StageModel(wanted), State.STAGING, ANSWER_WAIT, now)
         return self._reset(now)
 
     def _wanted(self) -> str:
-        adapted = self.schedule.phase in ("finetune", "final") and self.plan.finetune > 0
-        return self._models.latest if adapted else self._models.base
+        return self._models.latest if self.schedule.adapted else self._models.base
 
     def _reset(self, now: float) -> list[Command]:
         self._number += 1
         self._episode_start = now
         if self.plan.scene == OPERATOR:
-            return self._ask(Home(), State.HOMING, HOME_WAIT, now)
+            return self._wait_for_ready(self._away) if self._away else self._ask(Home(), State.HOMING, HOME_WAIT, now)
         return self._ask(ResetScene(self._number, self.schedule.scene_seed()), State.RESETTING, ANSWER_WAIT, now)
 
+    def _wait_for_ready(self, away: str) -> list[Command]:
+        self.state, self._away, self._failing_since = State.READY, away, None
+        log.warning("%s", self.status)
+        return []
+
     def _begin(self, now: float) -> list[Command]:
-        conditioning = self.schedule.phase == "conditioning"
-        e = self.schedule.embedding(self._e_dim) if conditioning else self.e_star
-        if e is None or self._latched:
+        e = self.schedule.embedding(self._e_dim) if self.schedule.phase == "conditioning" else self.e_star
+        if e is None or self._latched or self._rolled_back:
             return self._between(now)
         # The recorder is ready before the policy is asked: its first tick may overtake its answer.
         rewards = make_rewards(self.plan.reward, parse_kitchen_task(self.plan.task), e, self.reward_model)
-        self._recorder = EpisodeRecorder(self._number, self.schedule.phase, self.plan, rewards)
+        self.recorder = EpisodeRecorder(self._number, self.schedule.phase, self.plan, rewards)
         self._last_tick = now
         begin = BeginEpisode(self._number, e, self.schedule.skill_seed(), self.schedule.temperature())
         return self._ask(begin, State.BEGINNING, ANSWER_WAIT, now)
@@ -305,15 +305,16 @@ class EpisodeMachine:
             # A policy that was restarted has only the model it was started with.
             self._mismatches += 1
             self._acting = version
-            self._recorder = None
+            self.recorder = None
             return self._end(now)
         if version != self._acting:
             self._warn(f"the policy acts with {version[:12]} though {self._acting[:12]} was staged")
             self._acting = version
         self._mismatches = 0
+        self.present = version
         self._failing_since = None  # not sooner: a reset that works helps little while the policy does not
         self.state, self._last_tick = State.RUNNING, now
-        return self._advance(self._recorder, now) if self._recorder else []
+        return self._advance(self.recorder, now) if self.recorder else []
 
     # -- within and after an episode -----------------------------------------------------------------------------
 
@@ -332,7 +333,7 @@ class EpisodeMachine:
         return self._ask(EndEpisode(self._number), State.ENDING, STOP_WAIT, now)
 
     def _ended(self, now: float) -> list[Command]:
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is not None and recorder.undecided is not None:
             if self.state is State.LABEL:
                 return []
@@ -341,7 +342,7 @@ class EpisodeMachine:
             return [Hold(recorder.undecided)]
         if recorder is not None and recorder.over and not recorder.complete and not recorder.broken:
             return []  # the guard's last record is on its way; time is limited by the recorder
-        self._recorder = None
+        self.recorder = None
         if recorder is not None and recorder.complete and recorder.label is not Label.DISCARD:
             return [self._record_result(recorder, now), *self._between(now)]
         if recorder is not None and self._stop is None:
@@ -351,8 +352,6 @@ class EpisodeMachine:
             self._warn(f"episode {self._number} is repeated: {why}")
             if self._aborts >= MOST_ABORTS:
                 self._stop = Finish(f"{self._aborts} episodes in a row broke: {recorder.broken}", failed=True)
-        if self._stop is not None:
-            return self._finish()
         return self._between(now)
 
     def _record_result(self, recorder: EpisodeRecorder, now: float) -> EpisodeDone:
@@ -360,7 +359,7 @@ class EpisodeMachine:
         if self.schedule.phase in ("evaluation", "finetune"):
             self._models.learned_from = self.seq
         result = recorder.result(now - self._episode_start)
-        self.schedule.results.append(result)
+        self.schedule.add(result)
         return result
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -375,7 +374,7 @@ class EpisodeMachine:
             self._failing_since = now
             log.warning("%s failed, trying again: %s", what, message)
         if isinstance(request, BeginEpisode | Home):
-            self._recorder = None
+            self.recorder = None
             self._may_be_running = True
         if now - self._failing_since > PATIENCE:
             self._stop = Finish(f"{what} failed for {PATIENCE:g} s: {message}", failed=True)
@@ -386,11 +385,12 @@ class EpisodeMachine:
 
     def _refused(self, request: StageModel, message: str, now: float) -> list[Command]:
         self._warn(f"the policy refused model {request.version[:12]}: {message}; going on with {self._acting[:12]}")
-        self._models.refused(request.version, self._acting)
+        if self._wanted() == request.version:  # and not another one meanwhile
+            self._models.refused(request.version, self._acting)
         return self._between(now)
 
     def _finish(self) -> list[Command]:
-        self.state, self._request, self._recorder = State.FINISHED, None, None
+        self.state, self._request, self.recorder = State.FINISHED, None, None
         return [self._stop or Finish()]
 
     def _warn(self, text: str) -> None:

@@ -27,6 +27,7 @@ from simpl.core.guard_types import (
     TrajectoryPoint,
     Wanted,
 )
+from simpl.core.guard_watch import guard_patience
 from simpl.core.motion_limits import Flags, MotionLimits, describe
 from simpl.core.profile import RobotProfile
 from simpl.core.robot_state import is_news
@@ -57,6 +58,7 @@ class Guard:
         self._now = now
         late = 0.0 if settings.lockstep else max(0.0, settings.action_timeout + settings.look - profile.period)
         self._limits = MotionLimits(profile, late)
+        self._period, self._patience = profile.period, guard_patience(profile.period, settings.look)
         self._path = TrajectoryPath(self._limits, profile.velocity_limits())
         self._joints = profile.joint_names
         self._zeros = np.zeros(len(profile.joints))
@@ -72,7 +74,7 @@ class Guard:
         self._velocity = self._acceleration = self._zeros
         self._moved = self._zeros  # what the arm was told to move since its last state
         self._moved_at = -math.inf
-        self._state_at = self._action_at = self._command_at = -math.inf
+        self._state_at = self._action_at = self._command_at = self._looked_at = -math.inf
         self._bad_action_at = -math.inf
         self._stamp = 0
         self._bad_state = self._strangers = self._controller = ""
@@ -164,13 +166,14 @@ class Guard:
             if silence > self._settings.action_timeout:
                 return self._stop(Mode.STOPPED, Flags.STALE_ACTION, f"no action for {silence:.3f} s")
         if self.mode is Mode.RUNNING:
-            stale = self._stale_state(now)
-            if stale:
-                return self._stop(Mode.STOPPED, Flags.STALE_STATE, stale)
+            stale, away = self._stale_state(now), self._away(now)
+            if stale or away:
+                return self._stop(Mode.STOPPED, Flags.STALE_STATE if stale else Flags.STALE_ACTION, stale or away)
         elif self._velocity.any():
             return self._ease(self.mode, *self._why)
         elif 0.0 < self._settings.zero_repeat <= now - self._command_at:
             return self._rest(now)
+        self._looked_at = now
         return None
 
     def estop(self) -> Command:
@@ -180,25 +183,28 @@ class Guard:
 
     def take_over(self, held: Held) -> Command:
         """Stay in the stop that an earlier guard was in; a fault, whose cause nobody knows any more, as an e-stop."""
-        self._paused = held.mode is Mode.PAUSED
-        mode, flag = (Mode.PAUSED, Flags.PAUSED) if self._paused else (Mode.ESTOP, Flags.ESTOP)
+        pause = held.mode is Mode.PAUSED
+        self._paused = pause or held.paused
+        mode, flag = (Mode.PAUSED, Flags.PAUSED) if pause else (Mode.ESTOP, Flags.ESTOP)
         return self._stop(mode, flag, f"{_EARLIER}{held.reason.removeprefix(_EARLIER)}")
 
     def pause(self) -> Answer:
         """Slow down to a stop, and stay stopped until `resume`."""
         self._paused = True
         if self.mode is Mode.ESTOP or self.mode is Mode.FAULT:
-            return Answer(True, f"stopped already: {self.mode.name}, {self._why[1]}; paused after guard/reset too")
+            message = f"stopped already: {self.mode.name}, {self._why[1]}; paused after guard/reset too"
+            return Answer(True, message, self._stop(self.mode, *self._why))
         command = self._ease(Mode.PAUSED, Flags.PAUSED, "paused until guard/resume")
         return Answer(True, "paused; guard/resume goes on", command)
 
     def resume(self) -> Answer:
         """Leave a pause: the next action moves again."""
         self._paused = False
+        if self.mode is Mode.ESTOP or self.mode is Mode.FAULT:
+            message = f"{self.mode.name}: {self._why[1]}; guard/reset releases it"
+            return Answer(False, message, self._stop(self.mode, *self._why))
         if self.mode is not Mode.PAUSED:
-            latched = self.mode is Mode.ESTOP or self.mode is Mode.FAULT
-            message = f"{self.mode.name}: {self._why[1]}; guard/reset releases it" if latched else "nothing is paused"
-            return Answer(not latched, message)
+            return Answer(True, "nothing is paused")
         return Answer(True, "the next action moves again", self._ease(Mode.STOPPED, Flags.NONE, "resumed"))
 
     def reset(self) -> Answer:
@@ -239,7 +245,9 @@ class Guard:
         Such a command ends at rest whatever becomes of its sender. Empty while no joint state has come: to tell a
         controller where to stay takes a place.
         """
-        return [] if self._position is None else self._path.points(velocity, self._position, self._now())
+        if self._position is None:
+            return []
+        return self._path.points(velocity, self._position + self._moved, self._now())
 
     # -- judgement -----------------------------------------------------------------------------------------------
 
@@ -270,15 +278,29 @@ class Guard:
         age = now - self._state_at
         return f"joint state is {age:.3f} s old" if age > self._settings.state_timeout else ""
 
+    def _away(self, now: float) -> str:
+        """Whether the guard left a moving arm alone for so long that the policy's zeros may have stopped it.
+
+        It is silent while actions stay away, too; so it counts as away only if it did not look either.
+        """
+        silence = now - self._command_at
+        if self._settings.lockstep or not self._velocity.any():
+            return ""
+        away = silence > self._period + self._patience and now - self._looked_at > self._patience
+        return f"the guard was silent for {silence:.3f} s" if away else ""
+
     def _bar(self) -> None:
         self._barred = self._episode
 
     # -- commands ------------------------------------------------------------------------------------------------
 
     def _move(self, velocity: FloatArray, position: FloatArray, wanted: Wanted) -> Command:
+        away = self._away(self._now())
+        if away:  # the arm stands: the next action sets it in motion from there
+            return self._stop(Mode.STOPPED, Flags.STALE_ACTION, away, wanted)
         elapsed = self._elapsed()
-        if not self._settings.lockstep:  # an arm that is not seen goes on all the same
-            position = position + self._moved + self._velocity * (self._now() - self._moved_at)
+        self._go_on()
+        position = position + self._moved
         # An arm that follows trajectories is still to get to where they have got.
         told = self._path.here(position, self._now())
         allowed, flags = self._limits.apply(velocity, self._velocity, told, self._acceleration, elapsed)
@@ -294,8 +316,20 @@ class Guard:
 
     def _stop(self, mode: Mode, flags: Flags, reason: str, wanted: Wanted | None = None) -> Command:
         """Zeros, now."""
-        self._velocity = self._acceleration = self._zeros
+        self._halt()
         return self._ease(mode, flags, reason, wanted)
+
+    def _halt(self) -> None:
+        self._go_on()
+        self._velocity = self._acceleration = self._zeros
+
+    def _go_on(self) -> None:
+        """An arm that is not seen goes on all the same, as it was told last; in lockstep nothing moves meanwhile."""
+        if self._settings.lockstep or self._position is None:
+            return
+        now = self._now()
+        self._moved = self._moved + self._velocity * (now - self._moved_at)
+        self._moved_at = now
 
     def _rest(self, now: float) -> Command:
         """Zeros at rest, said again; before an episode begins they also say whether it could move."""
@@ -307,6 +341,8 @@ class Guard:
         """The next command of a stop within the limits; `watch` sends those after it."""
         news = (mode, flags) != (self.mode, self._why[0])
         self.mode, self._why = mode, (flags, reason)
+        if self._away(self._now()):
+            self._halt()
         elapsed, velocity = self._elapsed(), self._zeros
         if self._velocity.any():
             velocity = self._limits.brake(self._velocity, self._acceleration, self._limits.pace(elapsed))
@@ -328,10 +364,8 @@ class Guard:
     ) -> Command:
         moving = velocity.any() or self._velocity.any()
         self._acceleration = (velocity - self._velocity) / self._limits.pace(elapsed) if moving else self._zeros
-        self._command_at = self._now()
-        if self._position is not None:
-            self._moved = self._moved + self._velocity * (self._command_at - self._moved_at)
-            self._moved_at = self._command_at
+        self._go_on()
+        self._command_at = self._looked_at = self._now()
         self._velocity = velocity
         self.commands += 1
         answers = wanted is not None and wanted.active
@@ -339,4 +373,4 @@ class Guard:
             self.interventions += 1
         if flags and (answers or news):
             self.counts[[bit for bit in range(self.counts.size) if int(flags) >> bit & 1]] += np.uint64(1)
-        return Command(velocity, wanted.tick if wanted else 0, self.mode, flags, reason)
+        return Command(velocity, wanted.tick if wanted else 0, self.mode, flags, reason, self._paused)

@@ -29,10 +29,11 @@ HELD = (Mode.FAULT, Mode.ESTOP, Mode.PAUSED)
 
 
 class Held(NamedTuple):
-    """A stop that only a person ends, and why."""
+    """A stop that only a person ends, and why; and whether the arm is `paused` when it has ended."""
 
     mode: Mode
     reason: str
+    paused: bool = False
 
 
 class Wanted(NamedTuple):
@@ -73,6 +74,7 @@ class Command(NamedTuple):
         mode: after this command.
         flags: all that apply to this command.
         reason: the same for people; empty in normal operation.
+        paused: `guard/resume` is still to come, whatever else holds the arm.
     """
 
     velocity: FloatArray
@@ -80,6 +82,7 @@ class Command(NamedTuple):
     mode: Mode
     flags: Flags
     reason: str
+    paused: bool = False
 
 
 class TrajectoryPoint(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _DISCOVERY = 0.01  # until the controller hears somebody new [s]
 _SHORTEST = 0.05  # what a busy machine may delay an answer that comes within a millisecond else [s]
 
@@ -15,11 +17,20 @@ def guard_patience(period: float, look: float) -> float:
     return round(max(_SHORTEST, max(0.1, 2.0 * period) - period - look - _DISCOVERY), 3)
 
 
-class GuardWatch:
-    """Measures how long an action has been waiting for the guard's word.
+def next_word(period: float, *, slowing: bool) -> float:
+    """By when a guard says something again whose last command moves the arm, whatever the policy does [s].
 
-    The guard says something about every action, so silence after one means that it is dead, stopped or cut off: then
-    nobody ends the velocity that the controller was given last.
+    While it is `slowing` down it sends a command each look. Else it answers the next action, or ends the motion when
+    its watchdog finds none; somebody else's actions may come at any rate that it lets pass.
+    """
+    return period if slowing else max(0.1, 2.0 * period)
+
+
+class GuardWatch:
+    """Measures how long the guard's word has been due.
+
+    The guard says something about every action, and goes on speaking while the arm moves. Silence means that it is
+    dead, stopped or cut off: then nobody ends the velocity that the controller was given last.
 
     Args:
         patience: silence after which somebody else must stop the arm [s].
@@ -28,7 +39,7 @@ class GuardWatch:
 
     def __init__(self, patience: float, give_up: float = 1.0) -> None:
         self._patience, self._give_up = patience, give_up
-        self._asked_at: float | None = None
+        self._due = math.inf
         self.lost = False
         """The guard was given up, and has not been heard since."""
         self.blind = ""
@@ -36,17 +47,26 @@ class GuardWatch:
 
     def sent(self, now: float) -> None:
         """An action went out at `now` (steady clock [s])."""
-        if self._asked_at is None:
-            self._asked_at = now
+        if now < self._due:
+            self._due = now
 
-    def heard(self, blind: str = "") -> None:
-        """The guard said something, and `blind` if it misses the joint states."""
-        self._asked_at, self.lost, self.blind = None, False, blind
+    def heard(self, blind: str = "", due: float = math.inf) -> None:
+        """The guard said something, and `blind` if it misses the joint states.
+
+        Args:
+            blind: why nothing would move.
+            due: when it says something again without being asked (steady clock [s]); never, with the arm at rest.
+        """
+        self._due, self.lost, self.blind = due, False, blind
 
     def silence(self, now: float) -> float:
-        """How long the oldest action has been waiting [s]; 0 when none is."""
-        asked_at = self._asked_at
-        return 0.0 if asked_at is None else now - asked_at
+        """How long its word has been due: the oldest action is waiting, or the arm moves [s]; 0 when it is not."""
+        return max(0.0, now - self._due)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a word of the guard is still to come."""
+        return self._due < math.inf
 
     def silent(self, now: float) -> bool:
         """Whether somebody else must stop the arm."""
@@ -56,5 +76,5 @@ class GuardWatch:
         """Whether the episode is over; True once, after that the guard counts as lost."""
         if self.silence(now) <= max(self._patience, self._give_up):
             return False
-        self._asked_at, self.lost = None, True
+        self._due, self.lost = math.inf, True
         return True

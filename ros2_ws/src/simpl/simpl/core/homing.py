@@ -31,6 +31,10 @@ INTEGRAL_SHARE = 0.25
 """Most that the integral may ask for, of the velocity limit."""
 STRAY = {"rad": 0.3, "m": 0.1}
 """A joint this far from its way is blocked, or not obeyed to."""
+BEHIND = {"rad": 0.1, "m": 0.03}
+"""A joint this far from its way is waited for: from here on the path's clock runs slower, at twice as far it stands."""
+PATIENCE = 2.0
+"""Longest time that the clock is held up, in sum: then the arm is blocked, or held by the guard [s]."""
 TOLERANCE = {"rad": 0.03, "m": 0.01}
 """A joint this near to its home is there."""
 SETTLE = 5.0
@@ -125,8 +129,9 @@ class HomeRunner:
         self._velocity = profile.velocity_limits()
         # A joint without position limits is compliant (a gripper's finger): an object may keep it from its home.
         rigid = [joint.position is not None for joint in profile.joints]
-        self._stray, self._tolerance = (
-            np.where(rigid, [table[joint.unit] for joint in profile.joints], np.inf) for table in (STRAY, TOLERANCE)
+        self._stray, self._behind, self._tolerance = (
+            np.where(rigid, [table[joint.unit] for joint in profile.joints], np.inf)
+            for table in (STRAY, BEHIND, TOLERANCE)
         )
         self.begin_episode()
 
@@ -138,7 +143,7 @@ class HomeRunner:
         """Start over; the way is planned from the first observation."""
         del e, seed, temperature
         self._path: JointPath | None = None
-        self._step = 0
+        self._time = self._waited = 0.0
         self._integral = np.zeros(len(self._profile.joints))
         self.arrived, self.outcome = False, "stopped on the way home"
 
@@ -152,24 +157,26 @@ class HomeRunner:
                 self.outcome = str(error)
                 return None
         period = self._profile.period
-        time = self._step * period
-        here = self._path.at(time)
+        here = self._path.at(self._time)
         error = here - position
-        if self._ends(time, error):
+        if self._ends(error):
             return None
-        self._step += 1
+        # An arm that is held (a pause) is waited for, and never caught up with in a rush.
+        rate = float(np.clip(2.0 - (np.abs(error) / self._behind).max(), 0.0, 1.0))
+        self._time += rate * period
+        self._waited += (1.0 - rate) * period
         most = INTEGRAL_SHARE * self._velocity
-        self._integral = np.clip(self._integral + GAIN**2 / 4.0 * error * period, -most, most)
+        self._integral = np.clip(self._integral + GAIN**2 / 4.0 * error * rate * period, -most, most)
         # The mean velocity of the coming period: summed over the periods it is exactly the way.
-        velocity = (self._path.at(time + period) - here) / period + GAIN * error + self._integral
-        velocity = np.clip(velocity, -self._velocity, self._velocity)
+        velocity = (self._path.at(self._time) - here) / period + GAIN * error + self._integral
+        velocity = np.clip(velocity, -SHARE * self._velocity, SHARE * self._velocity)
         return Move(velocity.astype(np.float32), np.empty(0, np.float32), False)
 
-    def _ends(self, time: float, error: FloatArray) -> bool:
-        path, joints = self._path, self._profile.joints
+    def _ends(self, error: FloatArray) -> bool:
+        path, joints, time = self._path, self._profile.joints, self._time
         away = np.abs(error)
-        if (away > self._stray).any():
-            worst = int(np.argmax(away - self._stray))
+        if (away > self._stray).any() or self._waited > PATIENCE:
+            worst = int(np.argmax(away / self._stray))
             self.outcome = (
                 f"joint {joints[worst].name} is {away[worst]:.3f} {joints[worst].unit} off its way home: blocked, or "
                 "held by the guard"
@@ -179,7 +186,7 @@ class HomeRunner:
             return False
         self.arrived = bool((away <= self._tolerance).all())
         if self.arrived:
-            self.outcome = f"home after {time:.1f} s"
+            self.outcome = f"home after {time + self._waited:.1f} s"
         elif time > path.duration + SETTLE:
             worst = int(np.argmax(away / self._tolerance))
             self.outcome = f"joint {joints[worst].name} stays {away[worst]:.3f} {joints[worst].unit} from home"

@@ -19,7 +19,7 @@ class Latch:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._kept: Mode | None = None
+        self._kept: tuple[Mode, bool] | None = None
 
     def left(self) -> Held | None:
         """What an earlier guard was in when it ended.
@@ -31,7 +31,8 @@ class Latch:
             return None
         try:
             said = json.loads(self._file.read_text())
-            held = Held(Mode[said["mode"]], str(said["reason"]))
+            # An earlier version's file says nothing of a pause.
+            held = Held(Mode[said["mode"]], str(said["reason"]), bool(said.get("paused", False)))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -39,18 +40,18 @@ class Latch:
                 f"{self._file} cannot be read ({error}); it says what stop an earlier guard was in: look after the "
                 "arm, then remove the file"
             ) from error
-        self._kept = held.mode
+        self._kept = held.mode, held.paused
         return held
 
     def note(self, command: Command) -> None:
-        """Call it with every command that was sent; writes where the mode has changed, and only with the arm at rest.
+        """Call it with every command that was sent; writes what has changed, and only with the arm at rest.
 
         A disk may take its time, and until the next command an arm goes on at its last velocity.
 
         Raises:
             OSError: the file cannot be written; it is tried again with the next command.
         """
-        held = command.mode if command.mode in HELD else None
+        held = (command.mode, command.paused) if command.mode in HELD else None
         if self._file is None or held == self._kept or command.velocity.any():
             return
         if held is None:
@@ -59,7 +60,7 @@ class Latch:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             partial = self._file.with_name(f".{self._file.name}.part")
             with partial.open("w") as file:
-                json.dump({"mode": held.name, "reason": command.reason}, file)
+                json.dump({"mode": command.mode.name, "reason": command.reason, "paused": command.paused}, file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self._file)

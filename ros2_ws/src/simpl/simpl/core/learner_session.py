@@ -269,23 +269,21 @@ class LearnerSession:
 
     def _restore(self) -> None:
         path = self._folder / "checkpoint.safetensors"
-        complete = []
-        for transition in self.store.replay():
-            if transition.phase in LEARNED_FROM:
-                complete.append(self._assembler.add(transition))
-        episodes = [one for one in complete if one is not None]
         if path.is_file():
-            episodes = self._go_on(path, episodes)
-        for one in episodes:
-            self._ready.put(one)
+            self._go_on(path)
+        seen = set(self.progress.episodes)  # the checkpoint's buffer may be older than the store
+        for transition in self.store.replay():
+            one = self._assembler.add(transition) if transition.phase in LEARNED_FROM else None
+            if one is not None and one.key not in seen:
+                self._ready.put(one)
         if self.store.stored:
             log.info(
                 "restored %d transitions, %d updates; %d episodes are new to the model",
-                self.store.stored, self.progress.updates, len(episodes),
+                self.store.stored, self.progress.updates, self._ready.qsize(),
             )  # fmt: skip
 
-    def _go_on(self, path: Path, episodes: Sequence[RecordedEpisode]) -> list[RecordedEpisode]:
-        """Continue the checkpoint, whose buffer may be older than the store; returns the episodes it has not seen."""
+    def _go_on(self, path: Path) -> None:
+        """Continue the checkpoint."""
         try:
             with safe_open(path, framework="pt") as file:
                 saved = json.loads(file.metadata()["progress"])
@@ -300,5 +298,3 @@ class LearnerSession:
                 f"{path} cannot be read, or is of another version: {error}; remove it to train anew from the store"
             ) from error
         self._good, self._settled = tensors, self.progress.considered
-        seen = set(self.progress.episodes)
-        return [one for one in episodes if one.key not in seen]

@@ -117,9 +117,10 @@ class ModelStore:
             return None
         try:
             model = self._admit(update)
-        except BundleError as error:
-            self.refused[version] = str(error)
-            raise ModelRefusedError(version, str(error)) from error
+        except Exception as error:  # whatever a foreign model brings about, it must not end the bridge
+            reason = str(error) if isinstance(error, BundleError) else f"its check failed: {error!r}"
+            self.refused[version] = reason
+            raise ModelRefusedError(version, reason) from error
         with self._lock:
             self._models.append(model)
             if version not in self.accepted:
@@ -127,17 +128,25 @@ class ModelStore:
             self._prune()
         return model
 
-    def rollback(self) -> StoredModel:
-        """Give up the newest version for the one before; it is refused from now on.
+    def rollback(self, acting: str) -> StoredModel:
+        """Give up version `acting` and all newer ones for the one before; they are refused from now on.
+
+        The first version stays when it acts itself. Where `acting` was given up before, the newest goes.
 
         Raises:
-            BundleError: there is none before.
+            BundleError: there is none to give up.
         """
         with self._lock:
-            if len(self._models) < 2:
+            versions = [model.version for model in self._models]
+            oldest = 1  # where `acting` is the first, or older than all that are kept
+            if acting in versions[1:]:
+                oldest = versions.index(acting)
+            elif acting in self.refused:
+                oldest = max(1, len(versions) - 1)
+            if oldest == len(versions):
                 raise BundleError("there is no earlier model to go back to")
-            given_up = self._models.pop()
-            self.refused[given_up.version] = "it was rolled back"
+            del self._models[oldest:]
+            self.refused.update(dict.fromkeys(versions[oldest:], "it was rolled back"))
             return self.newest
 
     def _admit(self, update: ModelUpdate) -> StoredModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,13 +95,21 @@ class Schedule:
     """How far a plan is carried out.
 
     Attributes:
-        results: finished episodes, oldest first.
+        results: finished episodes, oldest first; `add` appends.
     """
 
     def __init__(self, plan: RunPlan, done: Sequence[EpisodeDone] = ()) -> None:
         """`done` are episodes of earlier starts."""
         self.plan = plan
-        self.results = list(done)
+        self.results: list[EpisodeDone] = []
+        self._counts: Counter[str] = Counter()
+        for result in done:
+            self.add(result)
+
+    def add(self, result: EpisodeDone) -> None:
+        """An episode is finished."""
+        self.results.append(result)
+        self._counts[result.phase] += 1
 
     @property
     def phase(self) -> str:
@@ -113,13 +122,18 @@ class Schedule:
         return self.count(self.phase)
 
     @property
+    def adapted(self) -> bool:
+        """Whether the learner's models act in the current or next episode."""
+        return self.phase in ("finetune", "final") and self.plan.finetune > 0
+
+    @property
     def complete(self) -> bool:
         """Whether there is no next episode."""
         return self.index >= self.plan.episodes(self.phase)
 
     def count(self, phase: str) -> int:
         """Finished episodes of `phase`."""
-        return sum(result.phase == phase for result in self.results)
+        return self._counts[phase]
 
     def embedding(self, e_dim: int) -> NDArray[np.float32]:
         """E ~ N(0, I) (e_dim,) of the next episode, if it is one of conditioning."""

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,9 +129,9 @@ class TransitionStream:
             count += 1
         return count
 
-    def transitions(self) -> list[Transition]:
-        """Everything recorded so far, oldest first."""
-        return [unpack(data) for data in self.journal.replay()]
+    def transitions(self) -> Iterator[Transition]:
+        """Everything recorded so far, oldest first, read as it is asked for."""
+        return map(unpack, self.journal.replay())
 
     def save(self) -> None:
         """Remember what was acknowledged, so that the next start does not send it again (which would do no harm)."""

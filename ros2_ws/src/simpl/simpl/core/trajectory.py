@@ -29,29 +29,38 @@ class TrajectoryPath:
     def __init__(self, limits: MotionLimits, velocity: FloatArray) -> None:
         self._limits = limits
         self._period = limits.pace(None)
-        self._furthest = LAG * velocity
+        self._fastest = velocity
         self._begin: FloatArray | None = None
         self._velocity = np.zeros_like(velocity)
-        self._since = -math.inf
+        self._since = self._due = -math.inf
 
     def here(self, measured: FloatArray, now: float) -> FloatArray:
         """How far the last trajectory has got (A,) [rad, m]; `measured` where there is none, or it is not followed."""
         if self._begin is None:
             return measured
-        passed = now - self._since
-        if self._velocity.any() and passed > STALE * self._period:
+        if self._velocity.any() and now - self._since > STALE * self._period:
             return measured
-        here: FloatArray = self._begin + self._velocity * min(passed, self._period)
-        return measured if (np.abs(here - measured) > self._furthest).any() else here
+        here = self._aim(self._begin, now)
+        return measured if (np.abs(here - measured) > LAG * self._fastest).any() else here
 
     def points(self, velocity: FloatArray, measured: FloatArray, now: float) -> list[TrajectoryPoint]:
-        """`velocity` (A,) for one period and then a stop; zeros hold the arm where it is `measured` (A,), and stay."""
+        """`velocity` (A,) for one period and then a stop; zeros hold the arm where it is `measured` (A,), and stay.
+
+        A place to hold is given the time that the controller's set point needs to get there within the highest speeds.
+        """
         resting = not (velocity.any() or self._velocity.any())
         begin = self.here(measured, now) if resting or velocity.any() else measured
+        before = begin if self._begin is None else self._aim(self._begin, now)
         self._begin, self._velocity, self._since = begin, velocity, now
-        then = begin + velocity * self._period
         if not velocity.any():
-            return [TrajectoryPoint(then, velocity, self._period)]
+            self._due = max(self._due, now + float((np.abs(begin - before) / self._fastest).max()))
+            return [TrajectoryPoint(begin, velocity, max(self._period, self._due - now))]
+        then = begin + velocity * self._period
         way, time_to_stop = self._limits.stop(velocity)
         rest = TrajectoryPoint(then + way, np.zeros_like(velocity), self._period + max(time_to_stop, self._period))
         return [TrajectoryPoint(then, velocity, self._period), rest]
+
+    def _aim(self, begin: FloatArray, now: float) -> FloatArray:
+        """Where a controller has led its set point (A,) that follows the last trajectory from its `begin` (A,)."""
+        aim: FloatArray = begin + self._velocity * min(now - self._since, self._period)
+        return aim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -84,9 +85,9 @@ class TransitionStore:
         self._to_acknowledge.clear()
         return [Acknowledgement(*key, self._seen[key].high_water, self.stored) for key in keys if key in self._seen]
 
-    def replay(self) -> list[Transition]:
-        """Everything stored, in the order of arrival."""
-        return [unpack(data) for data in self._journal.replay()]
+    def replay(self) -> Iterator[Transition]:
+        """Everything stored, in the order of arrival, read as it is asked for."""
+        return map(unpack, self._journal.replay())
 
     def close(self) -> None:
         """Flush and close."""

@@ -41,6 +41,10 @@ DESCRIPTIONS = {
     "profile": "Robot profile: a name that `simpl robot list` shows, or a path that ends in .yaml.",
     "driver": "none where the arm's ros2_control runs already; franka_fci: our own driver for a Franka arm.",
     "robot_ip": "Address of the arm's control unit, for the driver.",
+    "controller_manager": (
+        "Node of ros2_control that the guard asks whether a real arm's controller is active, with driver:=none; empty: "
+        "it asks nobody."
+    ),
     "episodes": "Fine-tuning episodes.",
     "conditioning": "Episodes with task embeddings drawn from the prior.",
     "evaluation": "Episodes that judge the conditioned policy, and again as many that judge the final one.",
@@ -53,6 +57,19 @@ DESCRIPTIONS = {
     "out": "Folder for everything that is written; empty: runs/adapt/<time> (adapt) or nowhere (sim).",
 }
 """What `ros2 launch ... --show-args` says about each argument."""
+
+TEXTS = (
+    "task",
+    "namespace",
+    "profile",
+    "driver",
+    "robot_ip",
+    "controller_manager",
+    "rate",
+    "preset",
+    "reward",
+    "scene",
+)
 
 Build = Callable[[AdaptSettings, Path, str], list[Action]]
 
@@ -95,7 +112,7 @@ def read_settings(texts: dict[str, str]) -> AdaptSettings:
     for name, text in texts.items():
         if name == "bundle":
             values[name] = Path(text).expanduser() if text else None
-        elif name in ("task", "namespace", "profile", "driver", "robot_ip", "rate", "preset", "reward", "scene"):
+        elif name in TEXTS:
             values[name] = text
         elif name == "use_sim":
             values[name] = _truth(name, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,13 +14,16 @@ from simpl_core.errors import ConfigError
 
 _PERIOD = 0.5  # between two questions to the controller manager [s]
 _PATIENCE = 2.0  # for its answer [s]
+_LOOK = 0.1  # between two looks at who listens [s]
+_ONLOOKERS = ("record", "rosbag2_recorder", "_ros2cli")  # how the names of those begin who listen and move nothing
 
 
 class ControllerWatch:
     """Knows why a command would not be executed.
 
-    Without the parameter `controller_manager` only what everybody can see: whether somebody listens. With it
-    ros2_control is asked, twice a second, whether the controller that the command topic is named after is active.
+    Without the parameter `controller_manager` only what everybody can see: whether somebody listens who is no recorder.
+    With it ros2_control is asked, twice a second, whether the controller that the command topic is named after is
+    active.
 
     Args:
         node: the guard.
@@ -30,7 +34,8 @@ class ControllerWatch:
     """
 
     def __init__(self, node: Node, commands: Publisher) -> None:
-        self._commands = commands
+        self._node, self._commands = node, commands
+        self._listened, self._looked_at = True, -math.inf
         manager = declare(
             node, "controller_manager", "", "node of ros2_control to ask whether the controller is active; empty: none"
         )
@@ -55,11 +60,20 @@ class ControllerWatch:
 
     def problem(self) -> str:
         """Why a command would have no effect; empty when it would, or nobody knows."""
-        if self._commands.get_subscription_count() == 0:
+        if not self._somebody_listens():
             return f"no controller listens to {self._commands.topic_name}"
         if self._client is not None and time.monotonic() - self._answered_at > _PATIENCE:
             return f"{self._client.srv_name} does not answer"
         return self._state
+
+    def _somebody_listens(self) -> bool:
+        if self._commands.get_subscription_count() == 0:
+            return False
+        if time.monotonic() - self._looked_at > _LOOK:
+            self._looked_at = time.monotonic()
+            listeners = self._node.get_subscriptions_info_by_topic(self._commands.topic_name)
+            self._listened = not listeners or any(not each.node_name.startswith(_ONLOOKERS) for each in listeners)
+        return self._listened
 
     def _ask(self) -> None:
         if self._waiting is not None and not self._waiting.done():

@@ -39,6 +39,7 @@ Update = Callable[[int, Sequence[str], Any, float], bool]
 _GUARD_PATIENCE = 5.0  # for discovery at the start [s]
 _POLL = 0.002  # how soon an awaited result is noticed [s]
 _LOOK = 0.02  # between two looks at the guard and at the loop [s]
+_LEAVES = 1.0  # after a signal the arm is waited for so long at most [s]
 _HANGS = 10.0  # a tick that takes longer never ends [s]
 
 
@@ -67,13 +68,6 @@ class PolicyNode(Recipient, LifecycleNode):
         )
         self._deterministic = declare(
             self, "deterministic", False, "always take the mean skill, whatever temperature an episode asks for"
-        )
-        patience = declare(
-            self,
-            "guard_timeout",
-            guard_patience(self._profile.period, _LOOK),
-            "real time: silence of the guard after which zeros are sent in its place [s]",
-            between=(0.01, 10.0),
         )
         self._autostart = declare(self, "autostart", True, "configure and activate without being told")
         self._mailboxes: list[tuple[Mailbox, Update]] = []
@@ -105,10 +99,23 @@ class PolicyNode(Recipient, LifecycleNode):
         # In lockstep nothing moves while the guard is silent.
         self._missed = 0
         Diagnostics(self, "control loop", self._health)
-        self._takeover = None if self._settings.lockstep else Takeover(self, self._profile, patience)
+        self._told_to_end, self._leaving = False, None
+        self._takeover = self._watch_over_the_guard()
+        if self._takeover is not None:
+            ending.on_signal = self._on_signal
         self.create_timer(_LOOK, self._on_watch, clock=STEADY)
         if self._autostart:
             self._start()
+
+    def _watch_over_the_guard(self) -> Takeover | None:
+        patience = declare(
+            self,
+            "guard_timeout",
+            guard_patience(self._profile.period, _LOOK),
+            "real time: silence of the guard after which zeros are sent in its place [s]",
+            between=(0.01, 10.0),
+        )
+        return None if self._settings.lockstep else Takeover(self, self._profile, patience)
 
     def close(self) -> None:
         """End an episode under way with a terminal tick, and the thread."""
@@ -201,12 +208,29 @@ class PolicyNode(Recipient, LifecycleNode):
             with contextlib.suppress(SimplError):  # it hangs too: said below
                 self._loop.end_episode(lost)
             self._publish_status()
+        if self._told_to_end and self._takeover is not None:
+            self._leave(self._takeover)
         if self._loop.busy() > _HANGS and not self._ending.requested.done():
             self.get_logger().fatal(
                 f"a tick has been going on for {self._loop.busy():.1f} s; the guard has stopped the arm"
             )
             self._publish_status()
             self._ending.request(FAILED)
+
+    def _on_signal(self) -> None:
+        """On the signals' thread. The guard may be dead, and who killed it, or saw it die, ends us too."""
+        self._told_to_end = True
+
+    def _leave(self, takeover: Takeover) -> None:
+        """End once the arm is seen to be at rest; the node goes on hearing the guard until then."""
+        if self._leaving is None:
+            ended: futures.Future[bool] = futures.Future()
+            with contextlib.suppress(SimplError):  # a tick hangs; the guard has stopped the arm
+                ended = self._loop.end_episode()
+            self._leaving = ended, time.monotonic() + _LEAVES
+        ended, give_up = self._leaving
+        if time.monotonic() > give_up or (ended.done() and takeover.may_end()):
+            self._ending.request()
 
     def _health(self) -> health.Health:
         status, before = self._loop.status(), self._missed

@@ -12,11 +12,12 @@ from simpl_interfaces.msg import GuardState
 
 from simpl import interfaces
 from simpl.conversions import to_velocity_command
-from simpl.core.guard import Flags
-from simpl.core.guard_watch import GuardWatch
+from simpl.core.guard import Flags, Mode
+from simpl.core.guard_watch import GuardWatch, next_word
 from simpl.core.profile import RobotProfile
 
 _ZEROS_FOR = 2.0  # a controller that has not heard by then never will [s]
+_ZEROS_AT_LEAST = 0.3  # before who says them may end: discovery takes its time [s]
 
 
 class Takeover:
@@ -33,16 +34,22 @@ class Takeover:
 
     def __init__(self, node: Node, profile: RobotProfile, patience: float) -> None:
         self.watch = GuardWatch(patience)
-        self._node = node
+        self._node, self._period, self._patience = node, profile.period, patience
         self._zeros = to_velocity_command(np.zeros(len(profile.joints)))
         self._takes_velocities = profile.command.interface == "velocity"
         self._publisher: Publisher | None = None
-        self._until = -math.inf
+        self._until = self._looked_at = -math.inf
+        self._waits = self._guard_ended = False
         interfaces.GUARD_STATE.subscription(node, self._on_guard, qos=interfaces.COMMAND)
 
     def look(self) -> str:
         """Take over, or let go; call it often. Why the episode is over, once; else empty."""
         now = time.monotonic()
+        late, self._looked_at = now - self._looked_at > self._patience, now
+        # Where we were away ourselves the guard's words may lie unread: once, they are read before we judge.
+        self._waits = late and not self._waits and self._publisher is None and self.watch.silent(now)
+        if self._waits:
+            return ""
         if self._publisher is None and self._takes_velocities and self.watch.silent(now):
             silence = self.watch.silence(now)
             self._publisher = interfaces.COMMANDS.publisher(self._node)
@@ -54,8 +61,18 @@ class Takeover:
             self._let_go()
         return "the guard does not answer" if self.watch.gives_up(now) else ""
 
+    def may_end(self) -> bool:
+        """Whether nobody needs us: the guard has the arm at rest, or had when it ended, or has been stood in for."""
+        if self._publisher is not None:
+            return time.monotonic() > self._until - _ZEROS_FOR + _ZEROS_AT_LEAST
+        return self._guard_ended or not self._takes_velocities or not self.watch.waits
+
     def _on_guard(self, message: GuardState) -> None:
-        self.watch.heard(message.reason if message.flags & Flags.STALE_STATE else "")
+        due = math.inf
+        self._guard_ended = bool(message.flags & Flags.SHUTDOWN) and not any(message.velocity)
+        if any(message.velocity):
+            due = time.monotonic() + next_word(self._period, slowing=message.mode != Mode.RUNNING)
+        self.watch.heard(message.reason if message.flags & Flags.STALE_STATE else "", due)
         self._let_go()
 
     def _let_go(self) -> None:
