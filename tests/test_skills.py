@@ -2,7 +2,7 @@
 
 import dataclasses
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,15 @@ def test_a_stopped_run_ends_where_an_unstopped_one_does(tmp_path: Path, monkeypa
             torch.testing.assert_close(resumed.tensors[name], tensor, rtol=0, atol=0)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Whoever started the tests in the background had them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_within_a_step_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_checkpoint(skills.run(CONFIG, demonstrations(), tmp_path / "whole", skills.SkillsStart(seed=3)))
     made, original = 0, skills.SkillTrainer.update
