@@ -5,9 +5,10 @@ Nothing is written unless ONNX and PyTorch agree on random and on recorded input
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from simpl_core.networks import SkillDecoder, SkillPolicy
 
 TOLERANCE = 1e-5
 """|onnx - torch| <= TOLERANCE (1 + |torch|): absolute for small answers, relative for large ones."""
+
+FAST = ("skill_decoder", "skill_policy")
+"""Networks that a control loop waits for: in float32 where that keeps `TOLERANCE`, else in float64 as the others."""
 
 CHECKS = 1000
 """Random inputs, and at most as many recorded ones, on which every network must agree."""
@@ -85,19 +89,20 @@ def export_bundle(
     if bad:
         raise BundleError(f"{run_folder} cannot be exported: {bad[0]} has numbers that are not finite")
     manifest = _manifest(models, robot, run_folder)
-    networks, graphs = _networks(models, manifest.signatures())
+    networks = _networks(models)
     states = _recorded_states(recorded, manifest.state_dim, CHECKS)
-    differences, roundings, golden = {}, {}, {}
+    graphs, arithmetic, differences, roundings, golden = {}, {}, {}, {}, {}
     for name, network in networks.items():
         exact, signature = reference(network), manifest.signatures()[name]
         cases = list(_cases(name, manifest, CHECKS, states))
-        differences[name] = compare(name, graphs[name], exact, cases, signature)
+        graphs[name], arithmetic[name], differences[name] = _graph(name, network, exact, cases, signature)
         roundings[name] = _rounding(network, exact, cases, signature)
         golden[name] = _golden(exact, cases[-1], signature)
     check = {
         "random": CHECKS,
         "recorded": len(states),
         "tolerance": TOLERANCE,
+        "arithmetic": arithmetic,
         "largest_difference_from_torch_in_float64": differences,
         "rounding_of_torch_in_float32": roundings,
     }
@@ -139,11 +144,10 @@ def update_policy(
     if bad:
         raise BundleError(f"update refused: {name}.{bad[0]} has numbers that are not finite")
     signature = parent.manifest.signatures()[name]
-    graph = skill_policy_graph(policy, signature)
     fixed = {key: torch.from_numpy(value.copy()) for key, value in parent.golden[name].inputs.items()}
     states = _recorded_states(recorded, parent.manifest.state_dim, UPDATE_CHECKS)
-    exact = reference(policy)
-    compare(name, graph, exact, [*_cases(name, parent.manifest, UPDATE_CHECKS, states), fixed], signature)
+    exact, cases = reference(policy), [*_cases(name, parent.manifest, UPDATE_CHECKS, states), fixed]
+    graph, _, _ = _graph(name, policy, exact, cases, signature)
     changed = {
         f"{name}.onnx": graph,
         GOLDEN: write_golden({**parent.golden, name: _golden(exact, fixed, signature)}),
@@ -198,24 +202,40 @@ def _manifest(models: Models, robot: Robot, run_folder: Path) -> Manifest:
     return Manifest(robot, skills.horizon, skills.z_dim, meta.e_dim, meta.context_kept or None, OPSET)
 
 
-def _networks(models: Models, signatures: dict[str, Signature]) -> tuple[dict[str, nn.Module], dict[str, bytes]]:
+def _networks(models: Models) -> dict[str, nn.Module]:
     if models.skill_policy is None or models.task_encoder is None:
         raise BundleError("a bundle needs a skill policy and a task encoder")
     if not isinstance(models.skill_decoder, SkillDecoder):
         raise BundleError("a robot runs closed-loop skills, which see the state at every step; these are open-loop")
-    networks: dict[str, nn.Module] = {
+    return {
         "skill_decoder": models.skill_decoder,
         "skill_policy": models.skill_policy,
         "skill_prior": models.skill_prior,
         "task_encoder": models.task_encoder,
     }
-    graphs = {
-        "skill_decoder": skill_decoder_graph(models.skill_decoder, signatures["skill_decoder"]),
-        "skill_policy": skill_policy_graph(models.skill_policy, signatures["skill_policy"]),
-        "skill_prior": skill_prior_graph(models.skill_prior, signatures["skill_prior"]),
-        "task_encoder": task_encoder_graph(models.task_encoder, signatures["task_encoder"]),
+
+
+def _graph(
+    name: str, network: nn.Module, exact: nn.Module, cases: list[Inputs], signature: Signature
+) -> tuple[bytes, str, float]:
+    """A network's graph, its arithmetic and its largest difference: float32 in the control loop if it agrees so.
+
+    Raises:
+        BundleError: see `compare`.
+    """
+    writers: dict[str, Callable[..., bytes]] = {
+        "skill_decoder": skill_decoder_graph,
+        "skill_policy": skill_policy_graph,
+        "skill_prior": skill_prior_graph,
+        "task_encoder": task_encoder_graph,
     }
-    return networks, graphs
+    write = writers[name]
+    if name in FAST:
+        graph = write(network, signature, fast=True)
+        with contextlib.suppress(BundleError):
+            return graph, "float32", compare(name, graph, exact, cases, signature)
+    graph = write(network, signature)
+    return graph, "float64", compare(name, graph, exact, cases, signature)
 
 
 def _recorded_states(recorded: Float32 | None, state_dim: int, count: int) -> Float32:

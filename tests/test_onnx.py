@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import export.to_onnx
+from export import to_onnx
 from export.bundle import Bundle, diff_files
 from export.graphs import skill_decoder_graph, skill_policy_graph, skill_prior_graph
 from export.manifest import NETWORKS, Signature
@@ -88,11 +89,11 @@ def test_a_graph_that_differs_is_refused_and_nothing_is_written(network, random_
     """The graph is written from a network one weight of which is off by a hundredth."""
     right = getattr(export.to_onnx, f"{network}_graph")
 
-    def wrong(module, signature):
+    def wrong(module, signature, **how):
         module = copy.deepcopy(module)
         with torch.no_grad():
             list(module.parameters())[-1].view(-1)[0] += 0.01
-        return right(module, signature)
+        return right(module, signature, **how)
 
     monkeypatch.setattr(export.to_onnx, f"{network}_graph", wrong)
     with pytest.raises(BundleError, match=f"{network}: ONNX and PyTorch differ by .*, more than 1e-05"):
@@ -100,8 +101,8 @@ def test_a_graph_that_differs_is_refused_and_nothing_is_written(network, random_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_rounds_badly_is_exported_exactly(bundle):
-    """Trained SkillMLPs take a large mean from a small signal: float32 answers are off by more than allowed."""
+def rounds_badly() -> tuple[SkillDecoder, dict[str, torch.Tensor]]:
+    """A trained SkillMLP takes a large mean from a small signal: here a decoder that does, and inputs."""
     torch.manual_seed(0)
     decoder = SkillDecoder(30, 9, 10, 128).eval()
     inputs = {"state": 0.01 * torch.randn(500, 30) + 3.0, "z": 0.01 * torch.randn(500, 10)}
@@ -110,14 +111,31 @@ def test_a_network_that_rounds_badly_is_exported_exactly(bundle):
         decoder.train()
         for _ in range(100):
             decoder(*inputs.values())  # lets the running statistics settle, as training would
-        decoder.eval()
-        in_float32 = decoder(*inputs.values()).double()
+    return decoder.eval(), inputs
+
+
+def test_a_network_that_rounds_badly_is_exported_exactly(bundle):
+    """Float32 answers are off by more than allowed."""
+    decoder, inputs = rounds_badly()
     exact = reference(decoder)
     with torch.no_grad():
+        in_float32 = decoder(*inputs.values()).double()
         rounding = (in_float32 - exact(*(x.double() for x in inputs.values()))).abs().max().item()
     signature = bundle.manifest.signatures()["skill_decoder"]
     difference = compare("skill_decoder", skill_decoder_graph(decoder, signature), exact, [inputs], signature)
     assert difference < 1e-6 < TOLERANCE < rounding
+
+
+def test_what_a_control_loop_waits_for_computes_in_float32_where_that_agrees(random_run, models, bundle, tmp_path):
+    signature = bundle.manifest.signatures()["skill_decoder"]
+    good, (bad, inputs) = models.skill_decoder, rounds_badly()
+    for decoder, fast in ((good, True), (bad, False)):
+        exact = reference(decoder)
+        graph, arithmetic, difference = to_onnx._graph("skill_decoder", decoder, exact, [inputs], signature)
+        assert graph == skill_decoder_graph(decoder, signature, fast=fast)
+        assert arithmetic == ("float32" if fast else "float64") and difference <= TOLERANCE
+    check = Bundle.open(export_bundle(random_run, tmp_path / "out")).manifest.provenance["export_check"]
+    assert check["arithmetic"] == {name: "float32" if name in to_onnx.FAST else "float64" for name in NETWORKS}
 
 
 def test_other_batchnorm_statistics_would_be_noticed(models, bundle):
@@ -266,7 +284,7 @@ class TestUpdatePolicy:
 
     def test_a_graph_that_differs_is_refused(self, bundle, models, tmp_path, monkeypatch):
         graph = skill_policy_graph(models.skill_policy, bundle.manifest.signatures()["skill_policy"])
-        monkeypatch.setattr(export.to_onnx, "skill_policy_graph", lambda policy, signature: graph)
+        monkeypatch.setattr(export.to_onnx, "skill_policy_graph", lambda *_, **__: graph)
         with pytest.raises(BundleError, match="ONNX and PyTorch differ"):
             update_policy(bundle, tuned(models.skill_policy), tmp_path / "child", {})
         assert list(tmp_path.iterdir()) == []
