@@ -8,6 +8,7 @@ section G.2 of the SiMPL paper (ICLR 2022), in its order.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -247,3 +248,23 @@ KITCHEN_TARGET_TASKS: tuple[KitchenTask, ...] = _tasks(
     "microwave > kettle > bottom burner > hinge cabinet",
 )
 """The ten target tasks, none of which is a training task."""
+
+
+def _others() -> list[KitchenTask]:
+    """All orders of four subtasks that the paper does not use, in a random order that never changes."""
+    every = [KitchenTask(order) for order in itertools.permutations(SUBTASKS, 4)]
+    left = [task for task in every if task not in KITCHEN_TRAIN_TASKS + KITCHEN_TARGET_TASKS]
+    return [left[index] for index in np.random.default_rng(0).permutation(len(left))]
+
+
+KITCHEN_TASKS: dict[str, tuple[KitchenTask, ...]] = {
+    "train": KITCHEN_TRAIN_TASKS,
+    "target": KITCHEN_TARGET_TASKS,
+    "wide": (*KITCHEN_TRAIN_TASKS, *_others()[20:57]),
+    "target-wide": tuple(_others()[:20]),
+}
+"""Named sets of tasks: the paper's two; 60 to train on, the paper's and 37 drawn from all 840 orders of four; and 20
+unseen ones drawn from the same.
+
+The paper's 33 tasks begin with microwave, kettle or bottom burner and follow few paths; a user's may be any.
+"""

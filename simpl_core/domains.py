@@ -111,8 +111,7 @@ def _kitchen() -> Domain:
     from sim.tasks import (
         ACTION_SCALE,
         CONTROL_PERIOD,
-        KITCHEN_TARGET_TASKS,
-        KITCHEN_TRAIN_TASKS,
+        KITCHEN_TASKS,
         STATE_SIZE,
         SUBTASKS,
         KitchenTask,
@@ -121,7 +120,6 @@ def _kitchen() -> Domain:
     )
     from sim.vector import KitchenVector
 
-    families = {"train": KITCHEN_TRAIN_TASKS, "target": KITCHEN_TARGET_TASKS}
     everything = KitchenTask(tuple(SUBTASKS))
 
     def describe(episodes: Sequence[Episode], _: Sequence[Any]) -> list[str]:
@@ -135,7 +133,7 @@ def _kitchen() -> Domain:
         sensor_noise=SENSOR_NOISE,
         action_stride=ACTION_SCALE * CONTROL_PERIOD,
         make_env=lambda slots, threads, noise: KitchenVector(slots, noise=noise, threads=threads),
-        read_tasks=lambda text: families.get(text.strip().lower()) or (parse_kitchen_task(text),),
+        read_tasks=lambda text: KITCHEN_TASKS.get(text.strip().lower()) or (parse_kitchen_task(text),),
         training="train",
         target="target",
         undirected=(everything,),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sim.tasks import (
     KITCHEN_TARGET_TASKS,
+    KITCHEN_TASKS,
     KITCHEN_TRAIN_TASKS,
     OBJECT_COORDINATES,
     ROBOT_JOINTS,
@@ -42,6 +43,17 @@ def test_the_papers_task_sets() -> None:
     assert str(KITCHEN_TRAIN_TASKS[22]) == "bottom burner > top burner > light switch > slide cabinet"
     assert str(KITCHEN_TARGET_TASKS[0]) == "microwave > bottom burner > light switch > top burner"
     assert str(KITCHEN_TARGET_TASKS[9]) == "microwave > kettle > bottom burner > hinge cabinet"
+
+
+def test_the_wide_sets_hold_the_papers_training_tasks_and_share_nothing_with_any_target() -> None:
+    wide, unseen = KITCHEN_TASKS["wide"], KITCHEN_TASKS["target-wide"]
+    assert len(set(wide)) == 60 and len(set(unseen)) == 20
+    assert set(KITCHEN_TRAIN_TASKS) < set(wide)
+    assert not set(wide) & {*unseen, *KITCHEN_TARGET_TASKS}
+    assert not set(unseen) & {*KITCHEN_TRAIN_TASKS, *KITCHEN_TARGET_TASKS}
+    assert {task.subtasks[0] for task in unseen} == set(SUBTASKS)  # the paper's begin with three of the seven
+    # Always the same ones: runs and results are named by the set.
+    assert str(unseen[0]) == "slide cabinet > microwave > kettle > bottom burner"
 
 
 def test_target_tasks_are_unseen_and_order_makes_another_task() -> None:
