@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simpl_core import equations
+from simpl_core.config import Precision
 from simpl_core.distributions import inverse_softplus
 from simpl_core.errors import ConfigError
 
@@ -19,6 +20,11 @@ from simpl_core.errors import ConfigError
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     """Adam with one fused kernel a step."""
     return torch.optim.Adam(list(parameters), lr=rate, fused=True)
+
+
+def arithmetic(precision: Precision, device: torch.device | str) -> torch.autocast:
+    """Networks asked within compute with `precision` between their first and last layers; their weights are float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:

@@ -181,8 +181,7 @@ def run(
         "seed": seed,
         "skills": skills_sha,
         "tasks": [str(task) for task in tasks],
-        # Not the number of epochs: a run may be made longer or shorter while it is under way.
-        "meta": {key: value for key, value in dataclasses.asdict(config).items() if key != "epochs"},
+        "meta": _settings(config),
     }
     _check_sizes(config)
     keep_freed_memory()
@@ -197,6 +196,15 @@ def run(
         finally:
             env.close()
     return out
+
+
+def _settings(config: MetaConfig) -> dict[str, Any]:
+    """Settings that make a run another one."""
+    values = dataclasses.asdict(config)
+    del values["epochs"]  # a run may be made longer or shorter while it is under way
+    if values["precision"] == "float32":  # states saved before there was a choice do not name it
+        del values["precision"]
+    return values
 
 
 def _check_sizes(config: MetaConfig) -> None:

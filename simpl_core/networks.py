@@ -24,6 +24,15 @@ LOG_SCALE_RANGE = (-10.0, 2.0)
 UNIT_SCALE_OFFSET = math.log(math.expm1(1.0))
 
 
+def in_single_precision(module: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`module(*inputs)` in float32, also within an autocast that lowers the precision of what is around it."""
+    kind = inputs[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return module(*inputs)
+    with torch.autocast(kind, enabled=False):
+        return module(*(x.float() for x in inputs))
+
+
 class MLP(nn.Sequential):
     """`layers` hidden layers of `hidden` ReLU units, then a linear output."""
 
@@ -40,6 +49,10 @@ class MLP(nn.Sequential):
         """The layer that reads the input."""
         return cast(nn.Linear, self[0])
 
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (..., in_dim) -> (..., out_dim); see `_between`."""
+        return _between(self, x)
+
 
 class SkillMLP(nn.Sequential):
     """SPiRL's predictor: Linear, LeakyReLU, `middle` x [Linear without bias, BatchNorm, LeakyReLU], Linear."""
@@ -50,6 +63,10 @@ class SkillMLP(nn.Sequential):
         for _ in range(middle):
             modules += [nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2)]
         super().__init__(*modules, nn.Linear(hidden, out_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (B, in_dim) -> (B, out_dim); see `_between`."""
+        return _between(self, x)
 
     def direct(self) -> Callable[[Tensor], Tensor]:
         """The same in evaluation mode, bit for bit, as a chain of functions on the weights of the moment.
@@ -82,6 +99,18 @@ class SkillMLP(nn.Sequential):
         return answer
 
 
+def _between(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """The layers one after the other; the first and the last stay in single precision where autocast lowers the others.
+
+    The first reads states, whose coordinates 8 bits would round to centimetres, the last says values and means.
+    """
+    first, *others, last = layers
+    x = in_single_precision(first, x)
+    for layer in others:
+        x = layer(x)
+    return in_single_precision(last, x)
+
+
 class SkillEncoder(nn.Module):
     """q(z | s_0:H, a_0:H-1): per-step linear layer, LSTM, Gaussian head on the last output (SPiRL Sec. 3.2)."""
 
@@ -94,8 +123,8 @@ class SkillEncoder(nn.Module):
 
     def forward(self, states: Tensor, actions: Tensor) -> DiagonalGaussian:
         """`states` (B, H, S), `actions` (B, H, A) -> Gaussian over z (B, Z)."""
-        outputs, _ = self.lstm(self.embed(torch.cat([actions, states], dim=-1)))
-        return clamped_gaussian(self.head(outputs[:, -1]))
+        outputs, _ = self.lstm(in_single_precision(self.embed, torch.cat([actions, states], dim=-1)))
+        return clamped_gaussian(in_single_precision(self.head, outputs[:, -1]))
 
 
 class SkillDecoder(nn.Module):
@@ -134,9 +163,9 @@ class OpenLoopDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """`z` (B, Z) -> actions (B, H, A), not squashed."""
-        outputs, _ = self.lstm(self.embed(z).unsqueeze(1).expand(-1, self.horizon, -1))
-        actions: Tensor = self.head(outputs)
-        return actions
+        embedded = in_single_precision(self.embed, z)
+        outputs, _ = self.lstm(embedded.unsqueeze(1).expand(-1, self.horizon, -1))
+        return in_single_precision(self.head, outputs)
 
     def decode(self, states: Tensor, z: Tensor) -> Tensor:
         """All actions (B, H, A) of skill `z` (B, Z); `states` (B, T, S) are not looked at."""

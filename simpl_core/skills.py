@@ -32,6 +32,7 @@ from simpl_core.config import SkillsConfig, from_dict
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.errors import CheckpointError
+from simpl_core.learner import arithmetic
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.provenance import provenance
 from simpl_core.resume import STATE, interrupts_held, load_resume, other_than, save_resume, sole_writer
@@ -49,11 +50,13 @@ class SkillModel(nn.Module):
 
     def losses(self, windows: Windows, noise: Tensor) -> dict[str, Tensor]:
         """Terms of the loss and their sum `loss`; `noise` (B, Z) draws z from the posterior."""
-        posterior = self.encoder(windows.states, windows.actions)
-        z = posterior.sample(noise)
-        reconstruction = equations.skill_reconstruction(windows.wanted, self.decoder.decode(windows.visited, z))
+        with arithmetic(self.config.precision, noise.device):
+            posterior = self.encoder(windows.states, windows.actions)
+            z = posterior.sample(noise)
+            predicted, prior = self.decoder.decode(windows.visited, z), self.prior(windows.sensed)
+        reconstruction = equations.skill_reconstruction(windows.wanted, predicted)
         divergence = equations.skill_regularisation(posterior)
-        fit = self._prior_loss(self.prior(windows.sensed), posterior, z)
+        fit = self._prior_loss(prior, posterior, z)
         return {
             "loss": reconstruction + self.config.beta * divergence + fit,
             "reconstruction": reconstruction,
@@ -169,7 +172,9 @@ class PriorTrainer:
             group["lr"] = learning_rate(self.config, self.step, self.config.prior_iterations)
         posterior = DiagonalGaussian(self.posterior.mean[picks], self.posterior.scale[picks])
         sensed = self._sampler.sense(self.states[picks], self.generator)
-        loss = equations.prior_divergence(posterior, self.prior(sensed))
+        with arithmetic(self.config.precision, sensed.device):
+            prior = self.prior(sensed)
+        loss = equations.prior_divergence(posterior, prior)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -219,8 +224,9 @@ class SkillsStart(NamedTuple):
 
 
 def _identity(config: SkillsConfig, seed: object, data: object, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    # States saved before there was a choice of decoder do not name it.
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if (k, v) != ("decoder", "closed")}
+    # States saved before there was a choice do not name it.
+    later = {("decoder", "closed"), ("precision", "float32")}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if (key, value) not in later}
     return {"stage": "skills", "seed": seed, "data": data, "skills": settings, **lineage}
 
 

@@ -22,6 +22,7 @@ from simpl_core.episode import SkillSteps, context_rows
 from simpl_core.learner import (
     DualWeights,
     adam,
+    arithmetic,
     descend,
     load_optimiser_tensors,
     mean_metrics,
@@ -194,7 +195,7 @@ class SimplAgent:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Metrics, and what the critics said of the batch's skills (count, B)."""
         config = self.config
-        with torch.no_grad():
+        with torch.no_grad(), self._arithmetic():
             following = self.policy.with_prior(batch.next_prior, batch.next_states, e)
             next_z = following.sample(self._noise(*following.mean.shape))
             target = equations.soft_target(
@@ -208,7 +209,8 @@ class SimplAgent:
             )
             small, large = self._weight_small.values, self._weight_large.values
             weight = torch.cat([small.expand(contexts.small), large[contexts.tasks[contexts.small :].to(self.device)]])
-        values = self.critics(batch.states, e, batch.z)
+        with self._arithmetic():
+            values = self.critics(batch.states, e, batch.z)
         loss = equations.critic_loss(values, target)
         bottleneck = equations.weighted_divergence(contexts.kl, weight)
         descend(loss + bottleneck, self._critic_optimiser, self._encoder_optimiser)
@@ -229,11 +231,12 @@ class SimplAgent:
         self, contexts: Contexts, batch: SkillBatch, e: Tensor, weights: tuple[Tensor, Tensor]
     ) -> dict[str, Tensor]:
         alpha, taken = weights
-        policy = self.policy.with_prior(batch.prior, batch.states, e)
-        z = policy.sample(self._noise(*policy.mean.shape))
+        with self._arithmetic():
+            policy = self.policy.with_prior(batch.prior, batch.states, e)
+            z = policy.sample(self._noise(*policy.mean.shape))
+            values = self.critics(batch.states, e, z)
         kl = policy.kl(batch.prior)
         split = contexts.small * self.config.batch_size
-        values = self.critics(batch.states, e, z)
         loss = equations.skill_policy_loss(values, kl, alpha)
         if self.config.imitate > 0.0:  # where the task is known
             advantage = taken.amin(0)[split:] - values.amin(0)[split:]
@@ -249,6 +252,9 @@ class SimplAgent:
             "policy/alpha_1": self.alpha_1.values.mean(),
             "policy/alpha_2": self.alpha_2.values.mean(),
         }
+
+    def _arithmetic(self) -> torch.autocast:
+        return arithmetic(self.config.precision, self.device)
 
     def _noise(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self._generator).to(self.device)
