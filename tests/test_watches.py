@@ -40,7 +40,7 @@ def test_silence_is_counted_from_the_oldest_action_without_an_answer():
 @pytest.mark.parametrize(("rate", "within"), [(5.0, 0.4), (12.5, 0.16), (20.0, 0.12), (50.0, 0.1), (100.0, 0.1)])
 def test_zeros_are_there_two_periods_after_the_guards_death(rate, within):
     """It dies right after an answer: the next action is the first that waits, and the look comes just too early."""
-    period, look = 1.0 / rate, 0.02
+    period, look = 1.0 / rate, takeover.LOOK
     assert period + guard_patience(period, look) + look <= within + 1e-9
     assert guard_patience(period, look) >= 0.05, "a machine that is busy for a moment is no dead guard"
 
@@ -73,15 +73,18 @@ class Desk:
     """A takeover with a clock and without a graph."""
 
     def __init__(self, monkeypatch, patience=0.05):
-        self.time, self.zeros = 10.0, []
+        self.time, self.zeros, self.publishers = 10.0, [], []
         publisher = SimpleNamespace(publish=self.zeros.append)
         logger = SimpleNamespace(error=lambda _: None)
-        node = SimpleNamespace(get_logger=lambda: logger, destroy_publisher=lambda _: None)
+        node = SimpleNamespace(
+            get_logger=lambda: logger,
+            destroy_publisher=lambda _: self.publishers.clear(),
+            mailbox=lambda _: SimpleNamespace(news=lambda: ()),
+        )
         monkeypatch.setattr(takeover, "time", SimpleNamespace(monotonic=lambda: self.time))
         tables = {
-            "COMMAND": None,
-            "COMMANDS": SimpleNamespace(publisher=lambda _: publisher),
-            "GUARD_STATE": SimpleNamespace(subscription=lambda *_, **__: None),
+            "COMMANDS": SimpleNamespace(publisher=lambda _: self.publishers.append(publisher) or publisher),
+            "GUARD_STATE": None,
         }
         monkeypatch.setattr(takeover, "interfaces", SimpleNamespace(**tables))
         self.profile = load_profile(find_profile("mujoco_kitchen"))  # 12.5 Hz
@@ -137,7 +140,7 @@ def test_an_answer_that_overtakes_the_end_of_publishing_leaves_nothing_unanswere
     """The guard answers a tick within a fraction of a millisecond, on another thread of the policy."""
     watch = GuardWatch(patience=0.1)
     node = SimpleNamespace(
-        _actions=SimpleNamespace(publish=lambda _: watch.heard()),
+        _actions=SimpleNamespace(publish=lambda _: watch.heard(tick=1)),
         _takeover=SimpleNamespace(watch=watch),
         _profile=load_profile(find_profile("mujoco_kitchen")),
     )

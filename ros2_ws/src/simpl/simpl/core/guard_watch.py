@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 
-_DISCOVERY = 0.01  # until the controller hears somebody new [s]
+_SPARE = 0.025  # for what a busy machine delays of all this [s]
 _SHORTEST = 0.05  # what a busy machine may delay an answer that comes within a millisecond else [s]
 
 
@@ -14,7 +15,7 @@ def guard_patience(period: float, look: float) -> float:
     It may die right after it spoke, so that the next action, a `period` [s] later, is the first without an answer; and
     it is looked for every `look` [s].
     """
-    return round(max(_SHORTEST, max(0.1, 2.0 * period) - period - look - _DISCOVERY), 3)
+    return round(max(_SHORTEST, max(0.1, 2.0 * period) - period - look - _SPARE), 3)
 
 
 def next_word(period: float, *, slowing: bool) -> float:
@@ -39,34 +40,44 @@ class GuardWatch:
 
     def __init__(self, patience: float, give_up: float = 1.0) -> None:
         self._patience, self._give_up = patience, give_up
-        self._due = math.inf
+        self._lock = threading.Lock()
+        self._due = math.inf  # its next word that nobody has to ask for
+        self._oldest = self._newest = (0, math.inf)  # of the actions without an answer: tick, and when it went out
         self.lost = False
         """The guard was given up, and has not been heard since."""
         self.blind = ""
         """Why the guard would let nothing move now: it has no fresh joint state."""
 
-    def sent(self, now: float) -> None:
-        """An action went out at `now` (steady clock [s])."""
-        if now < self._due:
-            self._due = now
+    def sent(self, now: float, tick: int = 0) -> None:
+        """Action number `tick` went out at `now` (steady clock [s])."""
+        with self._lock:
+            self._newest = tick, now
+            if self._oldest[1] == math.inf:
+                self._oldest = self._newest
 
-    def heard(self, blind: str = "", due: float = math.inf) -> None:
+    def heard(self, blind: str = "", due: float = math.inf, tick: int = 0) -> None:
         """The guard said something, and `blind` if it misses the joint states.
 
         Args:
             blind: why nothing would move.
             due: when it says something again without being asked (steady clock [s]); never, with the arm at rest.
+            tick: of the action that it answered: younger ones still wait; 0 when it spoke by itself.
         """
-        self._due, self.lost, self.blind = due, False, blind
+        with self._lock:
+            if not tick or tick >= self._newest[0]:
+                self._oldest = self._newest = (0, math.inf)
+            elif tick >= self._oldest[0]:
+                self._oldest = self._newest
+            self._due, self.lost, self.blind = due, False, blind
 
     def silence(self, now: float) -> float:
         """How long its word has been due: the oldest action is waiting, or the arm moves [s]; 0 when it is not."""
-        return max(0.0, now - self._due)
+        return max(0.0, now - min(self._due, self._oldest[1]))
 
     @property
     def waits(self) -> bool:
         """Whether a word of the guard is still to come."""
-        return self._due < math.inf
+        return min(self._due, self._oldest[1]) < math.inf
 
     def silent(self, now: float) -> bool:
         """Whether somebody else must stop the arm."""
@@ -76,5 +87,7 @@ class GuardWatch:
         """Whether the episode is over; True once, after that the guard counts as lost."""
         if self.silence(now) <= max(self._patience, self._give_up):
             return False
-        self._due, self.lost = math.inf, True
+        with self._lock:
+            self._oldest = self._newest = (0, math.inf)
+            self._due, self.lost = math.inf, True
         return True

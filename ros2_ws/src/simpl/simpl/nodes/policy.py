@@ -29,7 +29,7 @@ from simpl.core.robot_state import RobotState, StateError
 from simpl.nodes.diagnostics import Diagnostics
 from simpl.nodes.mailbox import Mailbox, Recipient
 from simpl.nodes.running import FAILED, STEADY, USER_ERROR, Ending, declare, declare_profile, run_node
-from simpl.nodes.takeover import Takeover
+from simpl.nodes.takeover import LOOK, Takeover
 from simpl_core.errors import ConfigError, SimplError
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -38,7 +38,7 @@ Update = Callable[[int, Sequence[str], Any, float], bool]
 
 _GUARD_PATIENCE = 5.0  # for discovery at the start [s]
 _POLL = 0.002  # how soon an awaited result is noticed [s]
-_LOOK = 0.02  # between two looks at the guard and at the loop [s]
+_LOOK = 0.02  # between two looks at what the guard's watch has found, and at the loop [s]
 _LEAVES = 1.0  # after a signal the arm is waited for so long at most [s]
 _HANGS = 10.0  # a tick that takes longer never ends [s]
 
@@ -103,6 +103,7 @@ class PolicyNode(Recipient, LifecycleNode):
         self._takeover = self._watch_over_the_guard()
         if self._takeover is not None:
             ending.on_signal = self._on_signal
+            self._takeover.start(lambda: ending.request(FAILED))
         self.create_timer(_LOOK, self._on_watch, clock=STEADY)
         if self._autostart:
             self._start()
@@ -111,7 +112,7 @@ class PolicyNode(Recipient, LifecycleNode):
         patience = declare(
             self,
             "guard_timeout",
-            guard_patience(self._profile.period, _LOOK),
+            guard_patience(self._profile.period, LOOK),
             "real time: silence of the guard after which zeros are sent in its place [s]",
             between=(0.01, 10.0),
         )
@@ -120,6 +121,8 @@ class PolicyNode(Recipient, LifecycleNode):
     def close(self) -> None:
         """End an episode under way with a terminal tick, and the thread."""
         self._loop.stop()
+        if self._takeover is not None:
+            self._takeover.close()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     # -- lifecycle -----------------------------------------------------------------------------------------------
@@ -191,7 +194,7 @@ class PolicyNode(Recipient, LifecycleNode):
     def _on_tick(self, tick: PolicyTick) -> None:
         """On the loop's thread."""
         if self._takeover is not None:  # before it goes out: the answer may be here before `publish` is back
-            self._takeover.watch.sent(time.monotonic())
+            self._takeover.watch.sent(time.monotonic(), tick.tick)
         self._actions.publish(to_policy_action(tick, self._profile.joint_names))
 
     def _on_loop_failure(self, error: Exception) -> None:
@@ -202,7 +205,7 @@ class PolicyNode(Recipient, LifecycleNode):
 
     def _on_watch(self) -> None:
         """Neither a guard that is gone nor a tick that hangs goes unnoticed."""
-        lost = self._takeover.look() if self._takeover is not None else ""
+        lost = self._takeover.outcome() if self._takeover is not None else ""
         if lost:
             self.get_logger().error(f"{lost}; the episode ends")
             with contextlib.suppress(SimplError):  # it hangs too: said below
