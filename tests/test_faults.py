@@ -1,7 +1,8 @@
 """The fault harness itself, and its scenarios as tests: the short set always, all others with `make test-slow`.
 
-A scenario passes when the expected state was reached and nothing was lost or stored twice. How long it took is told
-by `simpl faults`; on a machine that is busy with other things it says nothing.
+A scenario passes when the expected state was reached and nothing was lost or stored twice; of one of endurance a
+fiftieth is played. How long it took is told by `simpl faults`; on a machine that is busy with other things it says
+nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from simpl.front import faults_command
 from simpl.front.faults_command import FaultsSettings, run_faults
 from simpl_core.errors import ConfigError
 
+PORTION = 0.02
 SET = [pytest.param(one, marks=() if one.quick else pytest.mark.slow, id=name) for name, one in SCENARIOS.items()]
 
 
 @pytest.mark.parametrize("scenario", SET)
 def test_fault(scenario: Scenario, tmp_path: Path) -> None:
-    outcome = play_apart(scenario, tmp_path / "play")
+    outcome = play_apart(scenario, tmp_path / "play", PORTION if scenario.endurance else 1.0)
     if outcome.left_out:
         pytest.skip(outcome.left_out)
     assert outcome.sound, f"{outcome.seen}; lost {outcome.lost}, duplicated {outcome.duplicated}\n{outcome.tail}"
@@ -59,6 +61,9 @@ def outcome(**fields: object) -> Outcome:
         ({"lost": 1}, FAIL),
         ({"duplicated": 1, "time_to_zero": 9.0}, FAIL),
         ({"reached": False, "left_out": "needs a moon"}, LEFT_OUT),
+        ({"figures": {"kilos": 3.0}, "bounds": {"kilos": (None, 3.0), "not measured": (1.0, 2.0)}}, PASS),
+        ({"figures": {"kilos": 3.1}, "bounds": {"kilos": (None, 3.0)}}, LATE),
+        ({"figures": {"kilos": 3.1}, "bounds": {"kilos": (4, None)}}, LATE),
     ],
 )
 def test_verdicts(fields: dict[str, object], verdict: str) -> None:
@@ -71,8 +76,9 @@ def test_the_command_plays_what_is_named_and_says_so(
 ) -> None:
     played = []
 
-    def play(scenario: Scenario, folder: Path) -> Outcome:
+    def play(scenario: Scenario, folder: Path, portion: float) -> Outcome:
         played.append((scenario.name, folder.parent))
+        assert portion == 1.0
         return outcome(**fields)
 
     monkeypatch.setattr("simpl.faults.runner.play_apart", play)
@@ -90,6 +96,23 @@ def test_the_command_plays_what_is_named_and_says_so(
 def test_an_unknown_scenario_is_named_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="no scenario 'meteor'; there are policy_sigkill, "):
         run_faults(FaultsSettings(only=("meteor",)))
+
+
+@pytest.mark.parametrize(("endurance", "count"), [(False, 30), (True, 5)])
+def test_endurance_is_played_when_asked_for(endurance: bool, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[tuple[bool, float]] = []
+
+    def play(scenario: Scenario, folder: Path, portion: float) -> Outcome:
+        played.append((scenario.endurance, portion))
+        return outcome(figures={"kills_in_all": 50})
+
+    monkeypatch.setattr("simpl.faults.runner.play_apart", play)
+    table = io.StringIO()
+    assert run_faults(FaultsSettings(endurance=endurance, portion=0.5), Console(file=table, width=200)) == 0
+    assert len(played) >= count and set(played) == {(endurance, 0.5)}
+    assert "kills in all 50" in table.getvalue()
+    with pytest.raises(ConfigError, match="--portion is 0"):
+        run_faults(FaultsSettings(portion=0.0))
 
 
 def test_a_graph_that_did_not_get_going_is_played_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from simpl import interfaces as topics
@@ -29,10 +30,10 @@ UDP = {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 """A learner on another machine shares no memory with the robot."""
 
 
-def _with_a_learner(stage: Stage, **how: Any) -> None:
+def _with_a_learner(stage: Stage, run: Mapping[str, int] = SHORT, **how: Any) -> None:
     """A short run under way, with a learner that is started as `how` says."""
     stage.start_learner(**how)
-    stage.set_in_motion(**SHORT)
+    stage.set_in_motion(**run)
 
 
 def _hands_over(stage: Stage) -> str:
@@ -154,7 +155,7 @@ def _robot_disk(stage: Stage) -> SmallDisk:
     needs="network",
 )
 def partition(stage: Stage) -> str:
-    wire = _across_the_wire(stage)
+    wire = across_the_wire(stage)
     stage.strike(lambda: setattr(wire, "cut", True))
     stage.goes_on(PARTITION)
     wire.cut = False
@@ -167,7 +168,7 @@ def partition(stage: Stage) -> str:
     needs="network",
 )
 def packet_loss(stage: Stage) -> str:
-    wire = _across_the_wire(stage)
+    wire = across_the_wire(stage)
     stage.strike(lambda: setattr(wire, "loss", 0.3))
     stage.goes_on(LOSSY)
     wire.loss = 0.0
@@ -180,15 +181,16 @@ def packet_loss(stage: Stage) -> str:
     needs="network",
 )
 def packet_delay(stage: Stage) -> str:
-    wire = _across_the_wire(stage)
+    wire = across_the_wire(stage)
     stage.strike(lambda: setattr(wire, "delay", (0.1, 0.6)))
     stage.goes_on(OUTAGE)
     return _hands_over(stage)
 
 
-def _across_the_wire(stage: Stage) -> Wire:
+def across_the_wire(stage: Stage, **run: int) -> Wire:
+    """A run under way, a short one by default, with the learner at the other end of this wire."""
     wire = stage.wire
     if wire is None:
         raise UnexpectedError("the scenario was not given a network")
-    _with_a_learner(stage, prefix=wire.enter, environment=UDP)
+    _with_a_learner(stage, run or SHORT, prefix=wire.enter, environment=UDP)
     return wire

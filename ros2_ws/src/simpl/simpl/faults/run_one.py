@@ -1,4 +1,4 @@
-"""Plays one scenario: `python -m simpl.faults.run_one NAME FOLDER`; the outcome goes to FOLDER/outcome.json."""
+"""Plays one scenario: `python -m simpl.faults.run_one NAME FOLDER PORTION`; the outcome goes to FOLDER/outcome.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simpl.faults.stage import Stage
 from simpl.front.supervisor import log_tail
 
 
-def play(scenario: Scenario, folder: Path, domain: int | None = None) -> Outcome:
+def play(scenario: Scenario, folder: Path, portion: float, domain: int | None = None) -> Outcome:
     """Play a scenario in this process, which is in the namespaces it needs; whatever happens, nothing stays behind."""
     outcome = Outcome.of(scenario)
     begun = time.monotonic()
@@ -28,7 +28,7 @@ def play(scenario: Scenario, folder: Path, domain: int | None = None) -> Outcome
             os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
             isolate_shared_memory()
             wire = stack.enter_context(Wire())
-        stage = Stage(folder, domain, wire)
+        stage = Stage(folder, domain, wire, portion)
         stack.callback(stage.rig.close)
         try:
             outcome.seen, outcome.reached = scenario.play(stage), True
@@ -38,7 +38,7 @@ def play(scenario: Scenario, folder: Path, domain: int | None = None) -> Outcome
             outcome.seen = traceback.format_exc()
         outcome.struck = stage.struck
         outcome.time_to_zero, outcome.lost, outcome.duplicated = stage.time_to_zero, stage.lost, stage.duplicated
-        outcome.audit = stage.audit.document() if stage.audit else {}
+        outcome.audit, outcome.figures = stage.audit.document() if stage.audit else {}, stage.figures
         if stage.unheard:
             outcome.seen += f" (the arm missed {stage.unheard} commands, so its record was no judge)"
         if not outcome.sound:
@@ -50,9 +50,9 @@ def play(scenario: Scenario, folder: Path, domain: int | None = None) -> Outcome
 
 def main() -> int:
     """Play the scenario named on the command line."""
-    name, folder = sys.argv[1], Path(sys.argv[2])
+    name, folder, portion = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     given = os.environ.get("ROS_DOMAIN_ID", "")
-    outcome = play(SCENARIOS[name], folder, int(given) if given.isdecimal() else None)
+    outcome = play(SCENARIOS[name], folder, portion, int(given) if given.isdecimal() else None)
     (folder / OUTCOME).write_text(json.dumps(outcome.document()))
     return 0
 

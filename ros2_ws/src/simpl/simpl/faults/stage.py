@@ -50,11 +50,14 @@ class Stage:
         audit: of the run, once it was made.
         unheard: commands, from the first that moves the arm on, that we heard and the arm did not.
         wire: to a second machine, for a scenario that needs one.
+        figures: what a scenario has measured, by name; the unit ends the name.
     """
 
-    def __init__(self, folder: Path, domain: int | None = None, wire: Wire | None = None) -> None:
-        """Nothing is started yet; files go below `folder`."""
+    def __init__(self, folder: Path, domain: int | None = None, wire: Wire | None = None, portion: float = 1.0) -> None:
+        """Nothing is started yet; files go below `folder`; `portion` is for `part_of`."""
         self.wire = wire
+        self.figures: dict[str, float] = {}
+        self._portion = portion
         self.run = folder / "run"
         self.logs = folder / "logs"
         for each in (self.run, self.logs):
@@ -64,6 +67,7 @@ class Stage:
         self.commands = self.rig.listen(topics.COMMANDS, qos=topics.STREAM)
         self.guard = self.rig.listen(topics.GUARD_STATE)
         self.actions = self.rig.listen(topics.POLICY_ACTION, qos=topics.STREAM)
+        self._learner_said = self.rig.listen(topics.LEARNER_STATUS)
         self.time_to_zero: float | None = None
         self.audit: Audit | None = None
         self.unheard = 0
@@ -73,21 +77,33 @@ class Stage:
         self._struck_at = 0.0
         self._struck: dict[int, int] = {}
 
+    def part_of(self, count: float, least: float = 1.0) -> float:
+        """So many kills, seconds, swaps of a scenario of endurance are to be done, of `count` in all."""
+        return max(least, count * self._portion)
+
     # -- the graph -------------------------------------------------------------------------------------------------
 
     def start_robot(
-        self, *, episodes: int = 3, steps: int = STEPS, arm: dict[str, str] | None = None, policy: str = "", **any_: Any
+        self,
+        *,
+        episodes: int = 3,
+        finetune: int = 0,
+        steps: int = STEPS,
+        arm: dict[str, str] | None = None,
+        policy: str = "",
+        **any_: Any,
     ) -> None:
         """Arm, guard, policy and bridge.
 
         Args:
-            episodes: of conditioning; a run has no others.
+            episodes: of conditioning.
+            finetune: episodes of fine-tuning after them; a run has no others.
             steps: of each.
             arm: remappings of the arm, to put something between it and the others.
             policy: module that stands in for the policy's own.
             any_: further arguments of `RosRig.start` for each of them.
         """
-        self._plan = {"conditioning_episodes": episodes, "max_steps": steps}
+        self._plan = {"conditioning_episodes": episodes, "finetune_episodes": finetune, "max_steps": steps}
         self.rig.start("arm_sim", remap=arm, output_folder=self.run / "plant", **any_)
         self.start_guard(**any_)
         self.start_policy(module=policy, **any_)
@@ -103,16 +119,16 @@ class Stage:
 
     def start_bridge(self, **any_: Any) -> None:
         """The bridge, for the first time or again."""
-        none = {f"{phase}_episodes": 0 for phase in ("evaluation", "finetune", "final")}
+        none = {f"{phase}_episodes": 0 for phase in ("evaluation", "final")}
         books = {"bundle": self.bundle, "run_folder": self.run, "lockstep": False}
-        self.rig.start("bridge", **books, **none, **self._plan, **any_)
+        self.rig.start("bridge", **{**books, **none, **self._plan, **any_})
 
     def start_learner(self, **any_: Any) -> None:
         """A learner, for the first time or again; waits until it is ready. Start it before the bridge."""
         self._learns = True
-        said = self.rig.listen(topics.LEARNER_STATUS)
+        heard = len(self._learner_said)
         self.rig.start("learner", bundle=self.bundle, run_folder=self.run, preset="small", **any_)
-        wait_for(lambda: bool(said), START_PATIENCE, "the learner does not come up")
+        wait_for(lambda: len(self._learner_said) > heard, START_PATIENCE, "the learner does not come up")
 
     def wait_for_motion(self, step: int = 15) -> None:
         """Until the arm moves, in the middle of a skill, `step` steps or more into an episode."""

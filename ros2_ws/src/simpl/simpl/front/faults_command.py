@@ -29,9 +29,13 @@ class FaultsSettings:
     """
 
     only: tuple[str, ...] = ()
-    """Names of scenarios; all of them when none is given."""
+    """Names of scenarios; all but those of endurance when none is given."""
     quick: bool = False
     """Only the short set."""
+    endurance: bool = False
+    """Only the scenarios that take many minutes each: fifty kills, a thousand swaps, a million hostile actions."""
+    portion: float = 1.0
+    """Of those kills, minutes, swaps and actions so large a part."""
     list: bool = False
     """List the scenarios and play none."""
     json: bool = False
@@ -48,7 +52,7 @@ def run_faults(settings: FaultsSettings, console: Console | None = None) -> int:
     """Play them; 0 when the graph did what is expected each time, and in time, else 1; 130 after Ctrl-C.
 
     Raises:
-        ConfigError: a name is no scenario's. EnvironmentMissingError: there is no ROS here.
+        ConfigError: a name is no scenario's, or the portion is none. EnvironmentMissingError: there is no ROS here.
     """
     console = console or Console()
     runtime_env.prepare()
@@ -62,7 +66,7 @@ def run_faults(settings: FaultsSettings, console: Console | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="simpl-faults-") as temporary:
         folder = (settings.out or Path(temporary)).absolute()
         try:
-            _play(chosen, folder, outcomes, console, quiet=settings.json)
+            _play(chosen, folder, outcomes, console, settings)
         except KeyboardInterrupt:
             interrupted = True
     if settings.json:
@@ -81,6 +85,7 @@ def outcomes_table(outcomes: Sequence[Outcome]) -> Table:
         zero = "" if one.time_to_zero is None else f"{one.time_to_zero:.3f} s{bound}"
         numbers = ("" if number is None else str(number) for number in (one.lost, one.duplicated))
         seen = one.left_out or one.seen.strip().rpartition("\n")[2]
+        seen += "".join(f"\n{name.replace('_', ' ')} {value:.6g}" for name, value in one.figures.items())
         table.add_row(one.name, one.expected, seen, zero, *numbers, one.verdict, style=_STYLES[one.verdict])
     return table
 
@@ -91,34 +96,40 @@ def _choose(settings: FaultsSettings) -> list[Scenario]:
     unknown = [name for name in settings.only if name not in SCENARIOS]
     if unknown:
         raise ConfigError(f"no scenario {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
-    named = [SCENARIOS[name] for name in settings.only] or list(SCENARIOS.values())
-    return [one for one in named if one.quick or not settings.quick]
+    if not 0.0 < settings.portion <= 1.0:
+        raise ConfigError(f"--portion is {settings.portion:g}; it must be more than 0, and at most 1")
+    if settings.only:
+        return [SCENARIOS[name] for name in settings.only]
+    wanted = [one for one in SCENARIOS.values() if one.endurance == settings.endurance or settings.list]
+    return [one for one in wanted if one.quick or not settings.quick]
 
 
-def _play(chosen: Sequence[Scenario], folder: Path, outcomes: list[Outcome], console: Console, *, quiet: bool) -> None:
+def _play(
+    chosen: Sequence[Scenario], folder: Path, outcomes: list[Outcome], console: Console, settings: FaultsSettings
+) -> None:
     from simpl.faults.runner import play_apart
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True) if quiet else console, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True) if settings.json else console, transient=True) as bar:
         task = bar.add_task("", total=len(chosen))
         for number, one in enumerate(chosen):
             bar.update(task, description=one.name)
-            outcomes.append(play_apart(one, folder / f"{number:02d}_{one.name}_{time.strftime('%H%M%S')}"))
+            place = folder / f"{number:02d}_{one.name}_{time.strftime('%H%M%S')}"
+            outcomes.append(play_apart(one, place, settings.portion))
             bar.advance(task)
 
 
 def _show_list(chosen: Sequence[Scenario], settings: FaultsSettings, console: Console) -> None:
     if settings.json:
-        rows = [
-            {"name": one.name, "fault": one.fault, "expected": one.expected, "within": one.within, "quick": one.quick}
-            for one in chosen
-        ]
+        rows = [{key: value for key, value in vars(one).items() if key not in ("play", "needs")} for one in chosen]
         console.print_json(json.dumps(rows))
         return
-    table = Table("scenario", "fault", "expected", "zeros within", "short set")
+    table = Table("scenario", "fault", "expected", "zeros within", "set")
     for one in chosen:
         within = "" if one.within is None else f"{one.within:g} s"
-        table.add_row(one.name, one.fault, one.expected, within, "yes" if one.quick else "")
+        table.add_row(
+            one.name, one.fault, one.expected, within, "short" if one.quick else "endurance" if one.endurance else ""
+        )
     console.print(table)
 
 
