@@ -304,7 +304,7 @@ COMMANDS = {
 }
 ROBOT_COMMANDS = ("adapt", "audit", "faults", "record", "replay", "report", "robot")
 """Commands of the ROS package, `simpl.front.commands.COMMANDS`."""
-ROBOT_BENCHES = ("control", "onnx")
+ROBOT_BENCHES = ("control", "onnx", "stream")
 """Its benchmarks, `simpl.front.commands.BENCHES`."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from simpl.front.audit_command import AuditSettings
 from simpl.front.bench_command import BenchControl, BenchOnnx
+from simpl.front.bench_stream import BenchStream
 from simpl.front.faults_command import FaultsSettings
 from simpl.front.record_command import RecordSettings, ReplaySettings
 from simpl.front.report_command import ReportSettings
@@ -34,5 +35,5 @@ COMMANDS = {
     "robot": RobotSettings,
 }
 
-BENCHES = {"control": BenchControl, "onnx": BenchOnnx}
+BENCHES = {"control": BenchControl, "onnx": BenchOnnx, "stream": BenchStream}
 """Subcommands of `simpl bench`."""
