@@ -50,7 +50,7 @@ SPIRL: Mapping[tuple[str, str], tuple[str, ...]] = {
 AFTER = ("episodes=5", "reuse=0")
 """Settings that measure conditioning alone: a few episodes after it, with next to no fine-tuning."""
 
-Figure = Literal["kitchen", "conditioning", "maze40", "maze20", "maze10", "skills"]
+Figure = Literal["kitchen", "conditioning", "kitchen-wide", "maze40", "maze20", "maze10", "skills"]
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,34 @@ class Claim:
 
     Attributes:
         domain: where.
-        name: of the results, and of the family of training tasks where it is not the domain's only one.
+        name: of the results.
         methods: compared; `simpl-5` is SiMPL with 5 conditioning episodes and as many episodes in all. None: the
             claim is about phase 1.
+        training: family of tasks to meta-train on; "" is the domain's usual one.
+        target: family of unseen tasks; "" is the domain's usual one.
+        collected: options of demonstrations of its own; without any it shares those of its domain, and the skills.
     """
 
     domain: DomainName
     name: str
     methods: tuple[str, ...] = ("simpl", "spirl")
+    training: str = ""
+    target: str = ""
+    collected: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """Folder of demonstrations and skills."""
+        return self.name if self.collected else self.domain
 
 
 CLAIMS: Mapping[str, Claim] = {
     "kitchen": Claim("kitchen", "kitchen"),
     "conditioning": Claim("kitchen", "kitchen", ("simpl", "simpl-10", "simpl-5")),
-    "maze40": Claim("maze", "maze40"),
-    "maze20": Claim("maze", "maze20"),
-    "maze10": Claim("maze", "maze10"),
+    "kitchen-wide": Claim("kitchen", "kitchen-wide", ("simpl",), "wide", "target-wide", ("tasks=play", "episodes=900")),
+    "maze40": Claim("maze", "maze40", training="maze40"),
+    "maze20": Claim("maze", "maze20", training="maze20"),
+    "maze10": Claim("maze", "maze10", training="maze10"),
     "skills": Claim("kitchen", "kitchen", ()),
 }
 
@@ -107,7 +119,8 @@ class Reproduce:
 
     kitchen: SiMPL and SPiRL on unseen sequences (paper, Figure 4 right). maze40, maze20, maze10: the same on unseen
     goals after meta-training on as many (Figures 4 left and 6). conditioning: 5 and 10 conditioning episodes instead
-    of 20. skills: phase 1 alone, closed and open loop.
+    of 20. kitchen-wide: demonstrations, training tasks and unseen tasks of any order of four subtasks. skills: phase 1
+    alone, closed and open loop.
 
     Stages that are finished are skipped and one that was stopped goes on; figures that share stages share them.
 
@@ -158,14 +171,14 @@ class Reproduce:
             ConfigError: a setting without a stage, or one that phase 3 does not have.
         """
         claim, settings = CLAIMS[self.figure], self._settings()
-        base, folder = self.out / claim.domain, self.out / claim.name
+        base, folder = self.out / claim.base, self.out / claim.name
         data = self.data or str(base / "demonstrations.hdf5")
         stages = [] if self.data else [self._collect(claim, Path(data), settings["collect"])]
         if not claim.methods:
             return stages + self._skills_measured(claim, data, base, settings["skills"], stages)
         skills, trained = self._skills(claim, data, base / "skills", settings["skills"], stages)
         stages += trained
-        training = self.training or (() if claim.name == claim.domain else (claim.name,))
+        training = self.training or ((claim.training,) if claim.training else ())
         given = (*_tasks(training), *_set(settings["meta"]))
         meta = ("train", "meta", str(skills), *self._common(claim), *given)
         stages.append(_into(folder / "meta", meta, "weights.safetensors", stages))
@@ -186,7 +199,9 @@ class Reproduce:
 
     def _collect(self, claim: Claim, data: Path, options: Sequence[str]) -> Stage:
         given = {option.partition("=")[0] for option in options}
-        usual = [option for option in COLLECTED[claim.domain] if option.partition("=")[0] not in given]
+        usual = [
+            option for option in claim.collected or COLLECTED[claim.domain] if option.partition("=")[0] not in given
+        ]
         flags = [part for option in (*usual, *options) for part in _flag(option)]
         return Stage(("collect", claim.domain, "--out", str(data), "--seed", str(self.seed), *flags), data)
 
@@ -234,7 +249,7 @@ class Reproduce:
             str(folder / "meta"),
             *where,
             *seeds,
-            *_tasks(self.tasks),
+            *_tasks(self.tasks or ((claim.target,) if claim.target else ())),
             *_set(own),
             "--scores",
             str(scores),

@@ -99,6 +99,17 @@ def test_demonstrations_are_made_as_they_were_for_the_results() -> None:
     assert commands("kitchen", "--set", "collect.keep_failures=false")[0][-1] == "--no-keep-failures"
 
 
+def test_a_claim_of_its_own_tasks_has_demonstrations_and_skills_of_its_own() -> None:
+    wide, narrow = commands("kitchen-wide"), commands("kitchen")
+    assert wide[0][-4:] == ["--tasks", "play", "--episodes", "900"]
+    meta, evaluation = (
+        next(c for c in wide if c[: len(kind)] == list(kind)) for kind in (("train", "meta"), ("evaluate",))
+    )
+    assert meta[meta.index("--tasks") + 1] == "wide" and evaluation[evaluation.index("--tasks") + 1] == "target-wide"
+    outs = [{c[c.index("--out") + 1] for c in found if "--out" in c} for found in (wide, narrow)]
+    assert not outs[0] & outs[1]
+
+
 def test_given_demonstrations_are_not_made() -> None:
     found = commands("kitchen", "--data", "play.hdf5")
     assert found[0][:3] == ["train", "skills", "play.hdf5"]
