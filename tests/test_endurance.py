@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from limit_checker import READY, LimitChecker, arm
 
 pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
@@ -61,6 +62,25 @@ def test_a_change_of_velocity_is_judged_by_the_time_that_may_have_passed() -> No
     stop = np.where(np.arange(400)[:, None] == 200, 0.0, steady)
     stop[201:] = np.outer(3.0 * (times[201:] - times[200]), [1.0, 1.0])
     assert fuzz_faults.too_quick(times, stop, limit, 1) == 0, "zeros may come at once"
+
+
+def test_a_page_of_commands_is_judged() -> None:
+    document = {**arm(), "position_margin": 0.0}
+    checker = LimitChecker(document)
+    times = 0.001 * np.arange(400)
+    steady = np.outer(times, np.full(7, 9.0)) + 0.001
+    steady[150:] = 0.0
+
+    def judged(velocity: Any, place: Any = READY, bad_from: int = 150) -> str:
+        heard = [fuzz_faults.Heard(at, one, place) for at, one in zip(times, velocity, strict=True)]
+        return " ".join(fuzz_faults.problems(heard, checker, bad_from))
+
+    assert judged(steady) == ""
+    for change, word in ((steady * 1.5, "too quickly"), (steady * 2.0, "too fast"), (steady * np.nan, "not finite")):
+        assert word in judged(change), word
+    assert "after an impossible action" in judged(steady, bad_from=100)
+    assert "beyond its margin" in judged(steady, READY + 3.0)
+    assert "6 numbers" in judged(steady[:, :6])
 
 
 def test_hostile_wishes_are_numbers_beyond_the_limits_and_impossible_ones_are_each_a_fault() -> None:

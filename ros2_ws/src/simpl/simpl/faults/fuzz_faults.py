@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rclpy
@@ -27,7 +27,7 @@ from simpl.faults.stage import PATIENCE, Stage
 from simpl.nodes.running import new_executor
 
 PROFILE = "franka_fr3"
-BOXED = 0.1
+BOXED = 0.02
 """Part of the actions that the guard judges by the tool's box as well, which takes it most of its time."""
 PAGE, IMPOSSIBLE = 2_000, 20
 """Actions between two judgements, and so many at the end of each that are impossible."""
@@ -71,9 +71,9 @@ def _fuzz(stage: Stage, document: dict[str, Any], pages: int) -> None:
         stage.strike(lambda: None)
         for _ in range(pages):
             listener.page(possible(draw, listener.checker, PAGE - IMPOSSIBLE), impossible(draw, listener.names))
-            problems = listener.judge()
-            if problems:
-                raise UnexpectedError(f"after {listener.actions} actions: {'; '.join(problems)}")
+            wrong = listener.judge()
+            if wrong:
+                raise UnexpectedError(f"after {listener.actions} actions: {'; '.join(wrong)}")
             wait_for(listener.is_released, PATIENCE, "guard/reset is refused for ever")
         stage.rig.finish("guard")
     finally:
@@ -82,6 +82,14 @@ def _fuzz(stage: Stage, document: dict[str, Any], pages: int) -> None:
     stage.figures |= {name: stage.figures.get(name, 0) + count for name, count in told.items()}
     extremes = {"fastest_of_its_limit": (max, listener.fastest), "nearest_to_an_end_rad": (min, listener.nearest)}
     stage.figures |= {name: pick(value, stage.figures.get(name, value)) for name, (pick, value) in extremes.items()}
+
+
+class Heard(NamedTuple):
+    """A command (A,) [rad/s], when it came [s, steady clock], and where the arm was by then (A,) [rad]."""
+
+    time: float
+    velocity: NDArray[np.float64]
+    position: NDArray[np.float64]
 
 
 class Listener:
@@ -140,16 +148,14 @@ class Listener:
         return True
 
     def _turn_the_page(self) -> None:
-        self._times: list[float] = []
-        self._sent: list[NDArray[np.float64]] = []
-        self._places: list[NDArray[np.float64]] = []
+        self._heard: list[Heard] = []
         self._episode += 1
 
     def is_answered(self) -> bool:
         """Whether an action at rest has brought a command about."""
         self._act({"velocity": np.zeros(len(self.names))})
         time.sleep(0.1)
-        return bool(self._sent)
+        return bool(self._heard)
 
     def page(self, first: Actions, then: Actions) -> None:
         """Send all of them, each when the one before is answered; `then` are impossible.
@@ -170,24 +176,19 @@ class Listener:
 
     def judge(self) -> list[str]:
         """What is wrong with what was heard on this page."""
-        times, sent = np.array(self._times), self._sent
-        period = self.checker.period
-        found = self.checker.problems(np.arange(len(sent)) * period, sent, [*self._places, self._position])
-        if found:
-            return found
-        velocity = np.array(sent)
-        self.fastest = max(self.fastest, float((np.abs(velocity) / self.checker.speed).max()))
-        places = np.array(self._places)
-        left = np.minimum(self.checker.high - places, places - self.checker.low)
-        self.nearest = min(self.nearest, float(left.min()))
-        if velocity[self._bad_from + LAG :].any():
-            found.append("the arm was to move after an impossible action")
-        hasty = sum(too_quick(times, velocity, self.checker.acceleration, span) for span in (1, WINDOW))
-        return [*found, *([f"{hasty} changes of velocity came too quickly"] if hasty else [])]
+        heard = list(self._heard)  # zeros go on coming meanwhile
+        found = problems(heard, self.checker, self._bad_from)
+        if not found:
+            places = np.array([one.position for one in heard])
+            left = np.minimum(self.checker.high - places, places - self.checker.low)
+            self.nearest = min(self.nearest, float(left.min()))
+            part = np.abs([one.velocity for one in heard]) / self.checker.speed
+            self.fastest = max(self.fastest, float(part.max()))
+        return found
 
     def _mark(self) -> Iterator[dict[str, Any]]:
         """Note where the impossible ones begin."""
-        self._bad_from = len(self._sent)
+        self._bad_from = len(self._heard)
         return iter(())
         yield {}
 
@@ -210,9 +211,7 @@ class Listener:
     def _on_command(self, message: Float64MultiArray) -> None:
         command, now = float64_array(message.data), self._move()
         self.commands += 1
-        self._times.append(now)
-        self._sent.append(command)
-        self._places.append(self._position)
+        self._heard.append(Heard(now, command, self._position))
         if command.shape == self._velocity.shape and np.isfinite(command).all():
             self._velocity = command
         self._next()
@@ -224,12 +223,26 @@ class Listener:
     def _move(self) -> float:
         """The arm goes on as it was told last; the time now."""
         now = time.monotonic()
-        held_from = (self._times[-1] if self._times else now) + ARM_HOLDS
+        held_from = (self._heard[-1].time if self._heard else now) + ARM_HOLDS
         passed = min(now, held_from) - self._at
         if passed > 0.0:
             self._position = self._position + self._velocity * passed
         self._at = now
         return now
+
+
+def problems(heard: Sequence[Heard], checker: LimitChecker, bad_from: int) -> list[str]:
+    """What is wrong with a page of commands; the impossible ones began when `bad_from` of them had been heard."""
+    sent, positions = [one.velocity for one in heard], [one.position for one in heard]
+    # Of the time between two only that it counts as a period at most: what is shorter, `too_quick` judges.
+    found = checker.problems(np.arange(len(sent)) * checker.period, sent, [*positions, positions[-1]])
+    if found:
+        return found
+    times, velocity = np.array([one.time for one in heard]), np.array(sent)
+    if velocity[bad_from + LAG :].any():
+        found.append("the arm was to move after an impossible action")
+    hasty = sum(too_quick(times, velocity, checker.acceleration, span) for span in (1, WINDOW))
+    return [*found, *([f"{hasty} changes of velocity came too quickly"] if hasty else [])]
 
 
 def too_quick(times: NDArray[np.float64], velocity: NDArray[np.float64], limit: NDArray[np.float64], span: int) -> int:
