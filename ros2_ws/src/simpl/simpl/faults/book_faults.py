@@ -30,7 +30,7 @@ UDP = {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
 """A learner on another machine shares no memory with the robot."""
 
 
-def _with_a_learner(stage: Stage, run: Mapping[str, int] = SHORT, **how: Any) -> None:
+def _with_a_learner(stage: Stage, run: Mapping[str, Any] = SHORT, **how: Any) -> None:
     """A short run under way, with a learner that is started as `how` says."""
     stage.start_learner(**how)
     stage.set_in_motion(**run)
@@ -187,7 +187,7 @@ def packet_delay(stage: Stage) -> str:
     return _hands_over(stage)
 
 
-def across_the_wire(stage: Stage, **run: int) -> Wire:
+def across_the_wire(stage: Stage, **run: Any) -> Wire:
     """A run under way, a short one by default, with the learner at the other end of this wire."""
     wire = stage.wire
     if wire is None:
