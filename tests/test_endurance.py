@@ -51,29 +51,31 @@ def test_what_is_older_than_a_second_must_be_on_the_disk_when_the_bridge_dies(tm
     journal.close()
 
 
+def page(velocities: Any, place: Any = READY) -> list[fuzz_faults.Heard]:
+    """Heard 1 ms apart, each decided on within the 2 ms before."""
+    return [fuzz_faults.Heard(1e-3 * k, 1e-3 * (k - 2), one, place) for k, one in enumerate(velocities)]
+
+
 def test_a_change_of_velocity_is_judged_by_the_time_that_may_have_passed() -> None:
-    times = 0.001 * np.arange(400)
-    limit = np.full(2, 3.0)
-    steady = np.outer(3.0 * times, [1.0, -1.0]) + 0.001  # exactly at the limit
-    assert fuzz_faults.too_quick(times, steady, limit, 1) == fuzz_faults.too_quick(times, steady, limit, 100) == 0
-    assert fuzz_faults.too_quick(times, 1.2 * steady, limit, 100) > 200, "the bound is tight over a hundred commands"
-    jump = steady + (np.arange(400) >= 200)[:, None] * 0.1
-    assert fuzz_faults.too_quick(times, jump, limit, 1) == 1
-    stop = np.where(np.arange(400)[:, None] == 200, 0.0, steady)
-    stop[201:] = np.outer(3.0 * (times[201:] - times[200]), [1.0, 1.0])
-    assert fuzz_faults.too_quick(times, stop, limit, 1) == 0, "zeros may come at once"
+    steps, limit = np.arange(400), np.full(2, 3.0)
+    steady = np.outer(0.003 * steps, [1.0, -1.0]) + 0.001  # exactly at the limit
+    assert fuzz_faults.too_quick(page(steady), limit, 1) == fuzz_faults.too_quick(page(steady), limit, 100) == 0
+    assert fuzz_faults.too_quick(page(1.05 * steady), limit, 100) == 300, "the bound is tight over a hundred commands"
+    jump = steady + (steps >= 200)[:, None] * 0.1
+    assert fuzz_faults.too_quick(page(jump), limit, 1) == 1
+    stop = np.where(steps[:, None] == 200, 0.0, steady)
+    stop[201:] = np.outer(0.003 * (steps[201:] - 200), [1.0, 1.0])
+    assert fuzz_faults.too_quick(page(stop), limit, 1) == 0, "zeros may come at once"
 
 
 def test_a_page_of_commands_is_judged() -> None:
     document = {**arm(), "position_margin": 0.0}
     checker = LimitChecker(document)
-    times = 0.001 * np.arange(400)
-    steady = np.outer(times, np.full(7, 9.0)) + 0.001
+    steady = np.outer(0.009 * np.arange(400), np.ones(7)) + 0.001
     steady[150:] = 0.0
 
     def judged(velocity: Any, place: Any = READY, bad_from: int = 150) -> str:
-        heard = [fuzz_faults.Heard(at, one, place) for at, one in zip(times, velocity, strict=True)]
-        return " ".join(fuzz_faults.problems(heard, checker, bad_from))
+        return " ".join(fuzz_faults.problems(page(velocity, place), checker, bad_from))
 
     assert judged(steady) == ""
     for change, word in ((steady * 1.5, "too quickly"), (steady * 2.0, "too fast"), (steady * np.nan, "not finite")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +36,10 @@ STATES = 0.005
 """Between two joint states [s]."""
 ARM_HOLDS = 0.1
 """After such a silence of its commands the arm stops by itself, as drivers do [s]."""
-WINDOW, LAG = 100, 4
-"""Commands over which a change of velocity is judged by time. The guard decided on a command later than we have heard
-the one `LAG` before it, and earlier than we heard the command itself: so the time between two has an upper bound."""
+WINDOW = 100
+"""Commands over which a change of velocity is judged by time."""
+TICK = struct.Struct("<20xQ")
+"""Where a GuardState on the wire says which action it answers: behind the stamp and an empty name of a frame."""
 LOST = 2.0
 """After so long without an answer an action is sent again [s]."""
 NAMESPACE = "hostile"
@@ -85,15 +87,20 @@ def _fuzz(stage: Stage, document: dict[str, Any], pages: int) -> None:
 
 
 class Heard(NamedTuple):
-    """A command (A,) [rad/s], when it came [s, steady clock], and where the arm was by then (A,) [rad]."""
+    """A command (A,) [rad/s] and where the arm was when it came (A,) [rad]; times of the steady clock [s].
+
+    One action is on its way at a time. The guard decided on the command before `time`, when it came, and after `since`,
+    when the action before the one on its way was sent.
+    """
 
     time: float
+    since: float
     velocity: NDArray[np.float64]
     position: NDArray[np.float64]
 
 
 class Listener:
-    """Plays policy and arm to a guard: hears each command, moves by it, and then sends the next action.
+    """Plays policy and arm to a guard: hears each command and moves by it; an action that is answered brings the next.
 
     Attributes:
         checker: of the limits.
@@ -117,12 +124,14 @@ class Listener:
         self._bad_from = 0
         self._done = threading.Event()
         self._tick = self._episode = 0
+        self._sent = (0.0, 0.0)  # when the last two actions were
         self._turn_the_page()
         self._node = rclpy.create_node("listener", namespace=NAMESPACE, context=rig.context)
         self._out = topics.POLICY_ACTION.publisher(self._node)
         self._states = topics.JOINT_STATES.publisher(self._node)
         self._reset = topics.GUARD_RESET.client(self._node)
         topics.COMMANDS.subscription(self._node, self._on_command, qos=topics.STREAM)
+        topics.GUARD_STATE.subscription(self._node, self._on_answer, raw=True)
         self._node.create_timer(STATES, self._on_time)
         self._executor = new_executor(rig.context)
         self._executor.add_node(self._node)
@@ -166,7 +175,8 @@ class Listener:
         self._done.clear()
         self._bad_from = 2**63
         self._left = itertools.chain(first, self._mark(), then)
-        deadline, seen = time.monotonic() + PATIENCE, -1
+        deadline, seen = time.monotonic() + PATIENCE, self.actions
+        self._next()
         while not self._done.wait(LOST):
             if seen == self.actions:
                 self._next()
@@ -195,6 +205,7 @@ class Listener:
     def _act(self, fields: dict[str, Any]) -> None:
         self._tick += 1
         self.actions += 1
+        self._sent = self._sent[1], time.monotonic()
         stamp = fields.get("stamp", time.time_ns())
         message = PolicyAction(header=header(stamp), tick=self._tick, episode=self._episode, active=True)
         message.velocity = float64_field(fields["velocity"])
@@ -211,10 +222,13 @@ class Listener:
     def _on_command(self, message: Float64MultiArray) -> None:
         command, now = float64_array(message.data), self._move()
         self.commands += 1
-        self._heard.append(Heard(now, command, self._position))
+        self._heard.append(Heard(now, self._sent[0], command, self._position))
         if command.shape == self._velocity.shape and np.isfinite(command).all():
             self._velocity = command
-        self._next()
+
+    def _on_answer(self, message: bytes) -> None:
+        if TICK.unpack_from(message)[0] == self._tick:
+            self._next()
 
     def _on_time(self) -> None:
         self._move()
@@ -238,28 +252,25 @@ def problems(heard: Sequence[Heard], checker: LimitChecker, bad_from: int) -> li
     found = checker.problems(np.arange(len(sent)) * checker.period, sent, [*positions, positions[-1]])
     if found:
         return found
-    times, velocity = np.array([one.time for one in heard]), np.array(sent)
-    if velocity[bad_from + LAG :].any():
+    if np.any(sent[bad_from + 1 :]):  # the answer to the last possible one may still have been under way
         found.append("the arm was to move after an impossible action")
-    hasty = sum(too_quick(times, velocity, checker.acceleration, span) for span in (1, WINDOW))
+    hasty = sum(too_quick(heard, checker.acceleration, span) for span in (1, WINDOW))
     return [*found, *([f"{hasty} changes of velocity came too quickly"] if hasty else [])]
 
 
-def too_quick(times: NDArray[np.float64], velocity: NDArray[np.float64], limit: NDArray[np.float64], span: int) -> int:
+def too_quick(heard: Sequence[Heard], limit: NDArray[np.float64], span: int) -> int:
     """How many commands differ from the one `span` before by more than `limit` (A,) allows in the time between.
 
     Args:
-        times: when each was heard (N,) [s]; the guard sent it earlier, see `LAG`.
-        velocity: (N, A); zeros are a stop, which may come at once.
+        heard: N commands; zeros are a stop, which may come at once.
         limit: acceleration [rad/s^2].
         span: so many commands lie between the two.
     """
+    velocity = np.array([one.velocity for one in heard])
+    passed = np.array([one.time for one in heard[span:]]) - np.array([one.since for one in heard[:-span]])
+    beyond = (np.abs(velocity[span:] - velocity[:-span]) > limit * passed[:, None] + 1e-9).any(axis=1)
     stops = np.cumsum(~velocity.any(axis=1))
-    later, earlier = np.arange(span + LAG, len(times)), np.arange(LAG, len(times) - span)
-    passed = times[later] - times[earlier - LAG]
-    gained = np.abs(velocity[later] - velocity[earlier])
-    beyond = (gained > limit * passed[:, None] + 1e-9).any(axis=1)
-    return int((beyond & (stops[later] == stops[earlier])).sum())
+    return int((beyond & (stops[span:] == stops[:-span])).sum())
 
 
 def possible(draw: np.random.Generator, checker: LimitChecker, count: int) -> Actions:
