@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,3 +66,17 @@ def test_a_range_of_numbers_is_one_of_floats() -> None:
     assert running.declare(node, "zero_repeat", 0.1, "seconds", between=(0, 10)) == 0.1
     (limits,) = declared[0].floating_point_range
     assert [type(limits.from_value), type(limits.to_value)] == [float, float]
+
+
+def test_real_time_priority_is_taken_by_all_threads_or_refused_with_a_reason() -> None:
+    """In a process of its own: these tests shall not get in anybody's way."""
+    program = """
+import os, pathlib, threading
+from simpl.nodes.running import set_priority
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+refused = set_priority(3)
+found = {os.sched_getscheduler(int(one.name)) for one in pathlib.Path("/proc/self/task").iterdir()}
+assert found == {os.SCHED_FIFO} or refused, (found, refused)
+assert not set_priority(0) and os.sched_getscheduler(0) == os.SCHED_OTHER
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -79,6 +79,19 @@ def to_clock(nanoseconds: int) -> Clock:
 
 
 # --- the arm ------------------------------------------------------------------------------------------------------
+
+
+class JointReading(NamedTuple):
+    """What is read of a joint state: stamp [ns], and a position for each name [rad or m]."""
+
+    stamp: int
+    names: Sequence[str]
+    position: Sequence[float] | NDArray[np.float64]
+
+
+def from_joint_state(message: JointState) -> JointReading:
+    """Message -> what is read of it."""
+    return JointReading(from_time(message.header.stamp), message.name, message.position)
 
 
 def to_joint_state(

@@ -1,7 +1,8 @@
 """The control loop of the policy: one tick, its episode, and when the next tick is due. No ROS, no disk, no network.
 
 Two clocks drive it. In real time the loop ticks on absolute deadlines of the steady clock with the newest state there
-is. In lockstep it ticks once for each new stamp that joints and objects share, as fast as the plant answers.
+is (`core/phase.py` leads them behind the states' arrivals). In lockstep it ticks once for each new stamp that joints
+and objects share, as fast as the plant answers.
 
 Where an action lasts several control periods the ticks between are interpolated. An episode ends between two actions.
 """
@@ -51,6 +52,7 @@ class PolicyLoop:
         settings: how to tick.
         on_failure: told once, on the loop's thread, when a tick raised; the loop has then ended.
         now: steady clock [s].
+        shift: in real time, asked after each tick: how much later than a period after it the next one is [s].
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class PolicyLoop:
         settings: LoopSettings,
         on_failure: Callable[[Exception], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
+        shift: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._state = state
         self._publish = publish
         self._settings = settings
         self._on_failure = on_failure
-        self._now = now
+        self._now, self._shift = now, shift
         self._lock = TickLock(settings.hang_timeout, now)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -253,7 +256,7 @@ class PolicyLoop:
                 self._missed += 1 + skipped if self._episode is not None else 0
                 deadline += skipped * period
             self.tick(skipped)
-            deadline += period
+            deadline += period + self._shift()
 
     def _due(self) -> bool:
         """Whether a lockstep tick has something to do."""

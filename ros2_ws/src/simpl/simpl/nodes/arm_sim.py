@@ -18,9 +18,10 @@ from sim.kitchen import OBJECT_COORDINATES, ROBOT_JOINTS
 from simpl import interfaces
 from simpl.conversions import float64_array, to_clock, to_joint_state
 from simpl.core.kitchen_plant import PERIOD_NS, SLICE, KitchenPlant
-from simpl.nodes.running import STEADY, declare, run_node
+from simpl.nodes.running import STEADY, declare, run_node, take_precedence
 
 REPUBLISH = 0.05  # lockstep: best-effort readers may lose a state, and somebody may come late [s]
+_PRIORITY = 14  # an arm waits for nobody
 _CATCH_UP = 5  # real time: at most so many slices at once after a pause of the machine
 
 
@@ -53,6 +54,7 @@ class ArmSimNode(Node):
             self.create_timer(REPUBLISH, self._on_silence, clock=STEADY)
         else:
             self.create_timer(SLICE, self._on_slice, clock=STEADY)
+        take_precedence(self, 0 if self._lockstep else _PRIORITY)
         self._publish()
 
     def close(self) -> None:

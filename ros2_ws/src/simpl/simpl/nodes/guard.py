@@ -13,7 +13,15 @@ from simpl_interfaces.msg import PolicyAction
 from std_srvs.srv import Trigger
 
 from simpl import interfaces
-from simpl.conversions import from_time, to_guard_state, to_trajectory_command, to_velocity_command, to_wanted
+from simpl.conversions import (
+    JointReading,
+    from_joint_state,
+    from_time,
+    to_guard_state,
+    to_trajectory_command,
+    to_velocity_command,
+    to_wanted,
+)
 from simpl.core import health
 from simpl.core.guard import Answer, Command, Guard, GuardSettings, Mode
 from simpl.core.interventions import InterventionLog
@@ -21,12 +29,14 @@ from simpl.core.latch import Latch
 from simpl.core.robot_state import NameOrder, StateError
 from simpl.nodes.controllers import ControllerWatch
 from simpl.nodes.diagnostics import Diagnostics
+from simpl.nodes.joint_reader import JointReader
 from simpl.nodes.mailbox import Mailbox, Recipient
-from simpl.nodes.running import STEADY, declare, declare_profile, run_node
+from simpl.nodes.running import STEADY, declare, declare_profile, run_node, take_precedence
 
 TIMES = (0.01, 10.0)  # sensible time-outs [s]
 _LOOK_AROUND = 5  # every so many watchdog ticks the graph is searched for other publishers
 _UNNAMED = "_NODE_NAME_UNKNOWN_"  # what the RMW calls a node that it has not heard of
+_PRIORITY = 12  # above the policy's: a policy that computes for ever must not keep its guard from stopping the arm
 _LONGEST_RAMP = 0.5  # after a signal the arm is slowed down for so long at most [s]
 
 
@@ -72,13 +82,14 @@ class GuardNode(Recipient):
         if self._lockstep:  # every state is answered
             interfaces.JOINT_STATES.subscription(self, self._on_joint_state)
         else:
-            self._joint_states = self.mailbox(interfaces.JOINT_STATES)
+            self._joint_states = self.mailbox(interfaces.JOINT_STATES, JointReader().read)
         interfaces.POLICY_ACTION.subscription(self, self._on_action)
         interfaces.GUARD_ESTOP.server(self, self._on_estop)
         interfaces.GUARD_RESET.server(self, self._on_reset)
         interfaces.GUARD_PAUSE.server(self, self._on_pause)
         interfaces.GUARD_RESUME.server(self, self._on_resume)
         self._controllers = ControllerWatch(self, self._commands)
+        take_precedence(self, 0 if waits else _PRIORITY)
         self._said: Command | None = None
         Diagnostics(
             self, "safety", lambda: health.of_guard(self._said, self._guard.interventions, self._guard.commands)
@@ -102,24 +113,24 @@ class GuardNode(Recipient):
 
     def _look_at_the_arm(self) -> None:
         """Take the newest joint state in before anything is decided."""
-        for message, received in self._joint_states.news() if self._joint_states is not None else ():
-            if self._take(message, received):
+        for reading, received in self._joint_states.news() if self._joint_states is not None else ():
+            if self._take(reading, received):
                 return
 
-    def _take(self, message: JointState, received: float | None = None) -> bool:
-        """Whether this was a message about the arm."""
+    def _take(self, reading: JointReading, received: float | None = None) -> bool:
+        """Whether this was about the arm."""
         try:
-            position = self._order.pick(message.name, message.position)
+            position = self._order.pick(reading.names, reading.position)
         except StateError as error:
             self._send(self._guard.on_invalid_state(str(error)))
             return True
         if position is not None:
-            self._stamp = from_time(message.header.stamp)
+            self._stamp = reading.stamp
             self._guard.on_state(position, self._stamp, received)
         return position is not None
 
     def _on_joint_state(self, message: JointState) -> None:
-        if self._take(message) and self._early is not None:
+        if self._take(from_joint_state(message)) and self._early is not None:
             early, self._early = self._early, None
             self._on_action(early)
 

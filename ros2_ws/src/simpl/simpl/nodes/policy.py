@@ -19,16 +19,27 @@ from simpl_interfaces.srv import BeginEpisode, StageModel
 from std_srvs.srv import Trigger
 
 from simpl import interfaces
-from simpl.conversions import float32_array, from_time, to_policy_action, to_policy_status
+from simpl.conversions import JointReading, float32_array, from_joint_state, to_policy_action, to_policy_status
 from simpl.core import health
 from simpl.core.guard_watch import guard_patience
 from simpl.core.homing import HomeRunner
+from simpl.core.phase import Phase
 from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
 from simpl.core.robot_state import RobotState, StateError
 from simpl.nodes.diagnostics import Diagnostics
+from simpl.nodes.joint_reader import JointReader
 from simpl.nodes.mailbox import Mailbox, Recipient
-from simpl.nodes.running import FAILED, STEADY, USER_ERROR, Ending, declare, declare_profile, run_node
+from simpl.nodes.running import (
+    FAILED,
+    STEADY,
+    USER_ERROR,
+    Ending,
+    declare,
+    declare_profile,
+    run_node,
+    take_precedence,
+)
 from simpl.nodes.takeover import LOOK, Takeover
 from simpl_core.errors import ConfigError, SimplError
 
@@ -40,6 +51,7 @@ _GUARD_PATIENCE = 5.0  # for discovery at the start [s]
 _POLL = 0.002  # how soon an awaited result is noticed [s]
 _LOOK = 0.02  # between two looks at what the guard's watch has found, and at the loop [s]
 _LEAVES = 1.0  # after a signal the arm is waited for so long at most [s]
+_PRIORITY = 10  # below the guard's
 _HANGS = 10.0  # a tick that takes longer never ends [s]
 
 
@@ -72,7 +84,10 @@ class PolicyNode(Recipient, LifecycleNode):
         self._autostart = declare(self, "autostart", True, "configure and activate without being told")
         self._mailboxes: list[tuple[Mailbox, Update]] = []
         self._state = RobotState(self._profile.joint_names, self._profile.objects, newer=not self._settings.lockstep)
-        self._loop = PolicyLoop(self._state, self._on_tick, self._settings, self._on_loop_failure)
+        self._phase = Phase(self._profile.period)
+        self._loop = PolicyLoop(
+            self._state, self._on_tick, self._settings, self._on_loop_failure, shift=self._phase.shift
+        )
         self._active = False
         self._worker = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="model-loading")
         self._complained_at = 0.0
@@ -84,9 +99,9 @@ class PolicyNode(Recipient, LifecycleNode):
         )
         if self._settings.lockstep:  # every state is answered
             for topic, update in updates:
-                topic.subscription(self, partial(self._take, update))
+                topic.subscription(self, partial(self._on_state, update))
         else:
-            self._mailboxes = [(self.mailbox(topic), update) for topic, update in updates]
+            self._mailboxes = [(self.mailbox(topic, JointReader().read), update) for topic, update in updates]
             self._state.look = self._look
         # A group of their own: while one of them waits, states go on coming in.
         group = MutuallyExclusiveCallbackGroup()
@@ -100,6 +115,7 @@ class PolicyNode(Recipient, LifecycleNode):
         self._missed = 0
         Diagnostics(self, "control loop", self._health)
         self._told_to_end, self._leaving = False, None
+        take_precedence(self, 0 if self._settings.lockstep else _PRIORITY)
         self._takeover = self._watch_over_the_guard()
         if self._takeover is not None:
             ending.on_signal = self._on_signal
@@ -175,16 +191,20 @@ class PolicyNode(Recipient, LifecycleNode):
     def _look(self) -> None:
         """On the loop's thread: take the newest states in."""
         for mailbox, update in self._mailboxes:
-            for message, received in mailbox.news():
-                if self._take(update, message, received):
+            for reading, received in mailbox.news():
+                if self._take(update, reading, received):
+                    if update == self._state.update_joints:
+                        self._phase.saw(mailbox.looked - received, mailbox.interval)
                     break
 
-    def _take(self, update: Update, message: JointState, received: float | None = None) -> bool:
+    def _on_state(self, update: Update, message: JointState) -> None:
+        self._take(update, from_joint_state(message), time.monotonic())
+
+    def _take(self, update: Update, reading: JointReading, received: float) -> bool:
         """Whether it was one that `update` could use."""
         now = time.monotonic()
         try:
-            arrival = now if received is None else received
-            return update(from_time(message.header.stamp), message.name, message.position, arrival)
+            return update(*reading, received)
         except StateError as error:
             if now - self._complained_at > 1.0:  # a broken sensor is broken a hundred times a second
                 self._complained_at = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -150,6 +151,29 @@ def declare(
     elif between is not None:
         descriptor.integer_range = [IntegerRange(from_value=int(between[0]), to_value=int(between[1]))]
     return node.declare_parameter(name, default, descriptor).value
+
+
+def take_precedence(node: Node, default: int) -> None:
+    """Declare the parameter `priority`, and give it to all threads there are; threads that they start inherit it.
+
+    A robot's computer also learns, records and shows pictures, and a control loop must not wait for any of that.
+    """
+    description = "real-time priority (SCHED_FIFO), where the system grants it (ulimit -r); 0: as any other process"
+    refused = set_priority(declare(node, "priority", default, description, between=(0, 98)))
+    if refused:
+        node.get_logger().info(f"no real-time priority ({refused}): a busy machine may keep this node waiting")
+
+
+def set_priority(priority: int) -> str:
+    """Real-time priority of all threads of this process, 0 for none; why the system refuses it, or empty."""
+    policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
+    try:
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def declare_profile(node: Node, default: str = "mujoco_kitchen") -> RobotProfile:
