@@ -62,8 +62,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
 def test_policy_and_guard_are_measured_beside_an_echo_and_a_timer(random_bundle: Path, monkeypatch) -> None:
     pytest.importorskip("rclpy")
     pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
-    from ros_domain import RosDomain
-
+    from simpl.faults.ros_domain import RosDomain
     from simpl.front.bench_control import run_control
 
     domain = RosDomain()

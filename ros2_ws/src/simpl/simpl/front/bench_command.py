@@ -38,6 +38,8 @@ class BenchControl:
     """That are measured; a third as many again for the share of a core at 50 Hz."""
     bundle: Path | None = None
     """Model bundle that acts; the one that ships with the project when not given."""
+    real_time: bool = True
+    """Real-time priority for plant, policy, guard and echo node, where the system grants it (ulimit -r)."""
     json: bool = False
     """Print JSON instead of tables."""
 
@@ -100,12 +102,14 @@ def run_bench_control(settings: BenchControl, console: Console | None = None) ->
 
     bundle = _bundle(settings.bundle)
     networks = measure_networks(bundle, _CALLS, _PACED)
-    main = run_control(bundle, settings.rate, settings.seconds)
-    slow = run_control(bundle, CPU_RATE, settings.seconds / 3.0, peers=False)
+    real_time = settings.real_time
+    main = run_control(bundle, settings.rate, settings.seconds, real_time=real_time)
+    slow = run_control(bundle, CPU_RATE, settings.seconds / 3.0, peers=False, real_time=real_time)
     if settings.json:
         document = {
             "rate_hz": settings.rate,
             "seconds": settings.seconds,
+            "real_time": real_time,
             "control": describe(main),
             "control_at_50_hz": describe(slow),
             "networks_ms": plain(networks),

@@ -25,11 +25,14 @@ from simpl.core.policy_model import load_policy_model
 from simpl.core.profile import RobotProfile, load_profile
 from simpl.front.bench_numbers import Quantiles, cpu_seconds, quantiles, split
 from simpl.front.bench_plant import BenchPlant
+from simpl.nodes.running import set_priority
 from simpl_core.errors import EnvironmentMissingError
 
 CHILD = Path(__file__).resolve().parent / "child.py"
 SETTLE = 2.0
 """Left out at the beginning [s]."""
+PLANT_PRIORITY = 14
+"""Above policy and guard: what is measured is not how late the plant is."""
 _STEPS = 1_000_000
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -70,7 +73,9 @@ class ControlRun:
         return command.p99 / echo.p99 if command and echo else math.nan
 
 
-def run_control(bundle: Path, rate: float, seconds: float, *, peers: bool = True) -> ControlRun:
+def run_control(
+    bundle: Path, rate: float, seconds: float, *, peers: bool = True, real_time: bool = True
+) -> ControlRun:
     """Let policy and guard act on joint states of 1 kHz for a while.
 
     Args:
@@ -78,6 +83,7 @@ def run_control(bundle: Path, rate: float, seconds: float, *, peers: bool = True
         rate: control rate [Hz]; the model's, or a whole multiple of it.
         seconds: that are measured.
         peers: whether echo and timer node run beside them.
+        real_time: whether plant, policy, guard and echo take real-time priority, where the system grants it.
 
     Raises:
         BundleError: the bundle is none, or its rate does not divide `rate`.
@@ -94,15 +100,19 @@ def run_control(bundle: Path, rate: float, seconds: float, *, peers: bool = True
             "policy": ["simpl.nodes.policy", "--ros-args", *acting, "-p", f"bundle:={bundle.resolve()}"],
         }
         commands["policy"] += ["-p", f"max_steps:={_STEPS}"]
+        paced = ["--ros-args", *place, "-p", f"rate_hz:={float(rate)}"]
         if peers:
-            paced = ["--ros-args", *place, "-p", f"rate_hz:={float(rate)}"]
             commands["echo"] = ["simpl.nodes.bench_peers", "echo", *paced]
+        if not real_time:
+            commands = {name: [*command, "-p", "priority:=0"] for name, command in commands.items()}
+        if peers:
             commands["timer"] = ["simpl.nodes.bench_peers", "timer", *paced, "-p", f"bundle:={bundle.resolve()}"]
         with _plant(namespace, profile) as plant, _processes(commands, Path(folder)) as processes:
             plant.await_listeners(len(commands), lambda: _check_alive(processes, Path(folder)))
-            _begin(plant, Bundle.open(bundle).manifest.e_dim)
-            time.sleep(SETTLE)
-            found = _measure(plant, processes, rate, seconds)
+            with _precedence(PLANT_PRIORITY if real_time else 0):
+                _begin(plant, Bundle.open(bundle).manifest.e_dim)
+                time.sleep(SETTLE)
+                found = _measure(plant, processes, rate, seconds)
             _check_alive(processes, Path(folder))
             plant.call(interfaces.END_EPISODE, Trigger.Request())
             return found
@@ -159,6 +169,16 @@ def _measure(
 def _late(plant: BenchPlant) -> int:
     """The policy's own count of late ticks so far."""
     return int(plant.status.missed) if plant.status else 0
+
+
+@contextmanager
+def _precedence(priority: int) -> Iterator[None]:
+    """Real-time priority for this process, as a driver has it, once no other process is started any more."""
+    set_priority(priority)
+    try:
+        yield
+    finally:
+        set_priority(0)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from export.runtime import PolicyRunner
 from simpl import interfaces, runtime_env
 from simpl.conversions import float64_field, from_time
 from simpl.core.interpolation import Interpolation
-from simpl.nodes.running import declare, run_node
+from simpl.nodes.running import declare, run_node, take_precedence
 
 ECHO, TIMER, LATE = "bench/echo", "bench/timer", "bench/late"
 """Topics: answers of the one and of the other, and the timer's ticks and how many of them were late."""
@@ -46,6 +46,7 @@ class EchoNode(Node):
         self._due = 0
         self._answers = self.create_publisher(Float64MultiArray, ECHO, interfaces.COMMAND)
         interfaces.JOINT_STATES.subscription(self, self._on_joint_states)
+        take_precedence(self, 10)  # as the policy
 
     def close(self) -> None:
         """Nothing to end."""
