@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
@@ -30,6 +30,7 @@ def states(draw: st.DrawFn) -> JointState:
     return message
 
 
+@settings(deadline=None)
 @given(kinds=st.lists(states(), min_size=1, max_size=3), order=st.lists(st.integers(0, 2), max_size=8), data=st.data())
 def test_a_reading_is_what_the_message_says(kinds: list[JointState], order: list[int], data: st.DataObject) -> None:
     """Several senders on one topic, whose numbers change and whose names do not, or do."""
