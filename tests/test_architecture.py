@@ -60,6 +60,7 @@ LAYERS = [
     {"networks"},
     {"equations", "checkpoint", "buffer"},
     {"learner"},
+    {"stacked"},
     {"rollout", "training_report"},
     {"agents", "agents.simpl", "agents.spirl"},
     {"skills", "meta_train", "adapt"},

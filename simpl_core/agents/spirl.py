@@ -25,15 +25,13 @@ from simpl_core.learner import (
     DualWeights,
     adam,
     descend,
-    load_optimiser_tensors,
     mean_metrics,
-    move_targets,
     network_tensors,
-    optimiser_tensors,
     part,
     prefixed,
 )
 from simpl_core.networks import CriticEnsemble, SkillPolicy, SkillPrior
+from simpl_core.stacked import StackedMLP, critic_stack, load_stacked_optimiser_tensors, stacked_optimiser_tensors
 
 
 class Start(NamedTuple):
@@ -70,11 +68,13 @@ class SpirlAgent:
         self.config, self.device = config, torch.device(device)
         self.embedding = torch.from_numpy(np.array(embedding, np.float32)).to(device)
         self.policy = copy.deepcopy(start.policy).to(device)
-        self.policy.residual.requires_grad_(True)
-        self.critics = copy.deepcopy(start.critics).to(device).requires_grad_(True)
-        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self._policy_optimiser = adam(self.policy.residual.parameters(), config.learning_rate)
-        self._critic_optimiser = adam(self.critics.parameters(), config.learning_rate)
+        self.policy.residual = residual = StackedMLP(self.policy.residual)
+        self.critics = copy.deepcopy(start.critics).to(device)
+        self.target_critics = copy.deepcopy(self.critics)
+        self._residual, self._values = residual.stack, critic_stack(self.critics)
+        self._targets = critic_stack(self.target_critics)
+        self._policy_optimiser = adam([self._residual.weights], config.learning_rate)
+        self._critic_optimiser = adam([self._values.weights], config.learning_rate)
         self._alpha = DualWeights(
             start.alpha, config.delta, config.alpha_rate, only_grow=config.alpha_only_grows, device=device
         )
@@ -135,26 +135,27 @@ class SpirlAgent:
                 batch.rewards,
                 batch.dones,
                 config.gamma,
-                self.target_critics(batch.next_states, e, next_z),
+                self._targets(batch.next_states, e, next_z).squeeze(-1),
                 following.kl(batch.next_prior),
                 alpha,
                 config.kl_clip,
             )
             if config.bound_targets:
                 target = equations.bounded_target(target, self._best_return)
-        values = self.critics(batch.states, e, batch.z)
+        values = self._values(batch.states, e, batch.z).squeeze(-1)
         loss = equations.critic_loss(values, target)
         # Each published critic descends its own loss, whose gradient the mean over critics would divide by their
         # number; Adam does not see that factor.
         descend(loss, self._critic_optimiser)
-        move_targets(self.target_critics, self.critics, config.tau)
+        self._targets.follow(self._values, config.tau)
         return {"critic/loss": loss.detach(), "critic/value": values.detach().mean()}
 
     def _update_policy(self, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         policy = self.policy.with_prior(batch.prior, batch.states, e)
         z = policy.sample(self._noise(*policy.mean.shape))
         kl = policy.kl(batch.prior)
-        loss = equations.skill_policy_loss(self.critics(batch.states, e, z), kl, alpha)
+        values = self._values(batch.states, e, z, learn=False).squeeze(-1)
+        loss = equations.skill_policy_loss(values, kl, alpha)
         descend(loss, self._policy_optimiser)
         self._alpha.update(kl)
         return {
@@ -175,8 +176,8 @@ class SpirlAgent:
             **prefixed("skill_policy", network_tensors(self.policy)),
             **prefixed("critics", network_tensors(self.critics)),
             **prefixed("target_critics", network_tensors(self.target_critics)),
-            **prefixed("policy_optimiser", optimiser_tensors(self._policy_optimiser)),
-            **prefixed("critic_optimiser", optimiser_tensors(self._critic_optimiser)),
+            **prefixed("policy_optimiser", stacked_optimiser_tensors(self._policy_optimiser, self._residual)),
+            **prefixed("critic_optimiser", stacked_optimiser_tensors(self._critic_optimiser, self._values)),
             **prefixed("alpha", self._alpha.state_dict()),
             **prefixed("replay", self._replay.state_dict()),
             "best_return": self._best_return.clone(),
@@ -188,8 +189,8 @@ class SpirlAgent:
         self.policy.load_state_dict(part("skill_policy", state))
         self.critics.load_state_dict(part("critics", state))
         self.target_critics.load_state_dict(part("target_critics", state))
-        load_optimiser_tensors(self._policy_optimiser, part("policy_optimiser", state))
-        load_optimiser_tensors(self._critic_optimiser, part("critic_optimiser", state))
+        load_stacked_optimiser_tensors(self._policy_optimiser, self._residual, part("policy_optimiser", state))
+        load_stacked_optimiser_tensors(self._critic_optimiser, self._values, part("critic_optimiser", state))
         self._alpha.load_state_dict(part("alpha", state))
         self._replay.load_state_dict(part("replay", state))
         self._best_return = state["best_return"].to(self.device)
