@@ -31,11 +31,6 @@ OVERRIDES = ("collect", "skills", "meta", "simpl", "spirl")
 CONDITIONING = 20
 """Episodes that the method called plainly `simpl` is conditioned on."""
 
-FURTHER: Mapping[tuple[str, str], tuple[tuple[str, ...], ...]] = {
-    ("kitchen", "fast"): (("learning_rate=0.0007", "iterations=25000"),) * 2,
-}
-"""By domain and preset: settings of the runs that train the skills on (`--parent`), the learning rate starting anew."""
-
 COLLECTED: Mapping[str, tuple[str, ...]] = {"kitchen": ("tasks=paper",), "maze": ("episodes=4000",)}
 """By domain: options of the demonstrations."""
 
@@ -176,8 +171,8 @@ class Reproduce:
         stages = [] if self.data else [self._collect(claim, Path(data), settings["collect"])]
         if not claim.methods:
             return stages + self._skills_measured(claim, data, base, settings["skills"], stages)
-        skills, trained = self._skills(claim, data, base / "skills", settings["skills"], stages)
-        stages += trained
+        skills = base / "skills"
+        stages.append(self._skills(claim, data, skills, settings["skills"], stages))
         training = self.training or ((claim.training,) if claim.training else ())
         given = (*_tasks(training), *_set(settings["meta"]))
         meta = ("train", "meta", str(skills), *self._common(claim), *given)
@@ -205,26 +200,18 @@ class Reproduce:
         flags = [part for option in (*usual, *options) for part in _flag(option)]
         return Stage(("collect", claim.domain, "--out", str(data), "--seed", str(self.seed), *flags), data)
 
-    def _skills(
-        self, claim: Claim, data: str, out: Path, settings: Sequence[str], after: Sequence[Stage]
-    ) -> tuple[Path, list[Stage]]:
-        """Where the skills will be, and what makes them."""
-        train = ("train", "skills", data, *self._common(claim))
-        stages = [_into(out, (*train, *_set(settings)), "weights.safetensors", after)]
-        for number, further in enumerate(FURTHER.get((claim.domain, self.preset), ()), 2):
-            parent, out = out, out.with_name(f"{out.name.partition('.')[0]}.{number}")
-            again = (*train, "--parent", str(parent), *_set([*further, *settings]))
-            stages.append(_into(out, again, "weights.safetensors", stages))
-        return out, stages
+    def _skills(self, claim: Claim, data: str, out: Path, settings: Sequence[str], after: Sequence[Stage]) -> Stage:
+        train = ("train", "skills", data, *self._common(claim), *_set(settings))
+        return _into(out, train, "weights.safetensors", after)
 
     def _skills_measured(
         self, claim: Claim, data: str, base: Path, settings: Sequence[str], after: Sequence[Stage]
     ) -> list[Stage]:
         stages = []
         for name, own in (("skills", []), ("skills-open", ["decoder=open", "recovery=0"])):
-            skills, trained = self._skills(claim, data, base / name, [*settings, *own], after)
-            measure = ("skills", str(skills), "--data", data, "--domain", claim.domain)
-            stages += [*trained, _into(base / f"{name}-report", measure, "report.json", trained)]
+            trained = self._skills(claim, data, base / name, [*settings, *own], after)
+            measure = ("skills", str(base / name), "--data", data, "--domain", claim.domain)
+            stages += [trained, _into(base / f"{name}-report", measure, "report.json", [trained])]
         return stages
 
     def _evaluation(

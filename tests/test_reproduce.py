@@ -82,15 +82,6 @@ def test_settings_reach_their_stage_alone() -> None:
     assert any("maze40_simpl-4.csv" in word for word in evaluations[0])
 
 
-def test_skills_are_trained_on_from_the_run_before() -> None:
-    trained = [command for command in commands("kitchen") if command[:2] == ["train", "skills"]]
-    outs = [command[command.index("--out") + 1] for command in trained]
-    assert [command[command.index("--parent") + 1] for command in trained[1:]] == outs[:-1]
-    meta = next(command for command in commands("kitchen") if command[:2] == ["train", "meta"])
-    assert meta[2] == outs[-1] and len(set(outs)) == 3
-    assert sum("--parent" in command for command in commands("kitchen", "--preset", "small")) == 0
-
-
 def test_demonstrations_are_made_as_they_were_for_the_results() -> None:
     assert commands("maze40")[0][-2:] == ["--episodes", "4000"]
     assert commands("kitchen")[0][-2:] == ["--tasks", "paper"]
@@ -130,11 +121,8 @@ def test_errors(arguments: list[str], words: str) -> None:
 def test_a_dry_run_prints_the_commands_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["reproduce", "kitchen", "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [shlex.split(line)[1:3] for line in lines[:5]] == [
-        ["collect", "kitchen"],
-        *(["train", "skills"],) * 3,
-        ["train", "meta"],
-    ]
+    first = [" ".join(shlex.split(line)[1:3]) for line in lines[:3]]
+    assert first == ["collect kitchen", "train skills", "train meta"]
     assert lines[-1].startswith("simpl results ") and not (tmp_path / "out").exists()
 
 
