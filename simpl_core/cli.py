@@ -5,6 +5,7 @@ Heavy imports stay inside the commands, so that `simpl --help` is quick and a ro
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import shutil
@@ -156,6 +157,9 @@ class Evaluate:
     """Folder for CSV, summary and plot; what was done there is kept and gone on from."""
     workers: int | None = None
     """Processes, each with tasks and seeds of its own; the scores do not depend on it. None: one a core."""
+    ray: str | None = None
+    """Spread over a Ray cluster (extra `ray`): HOST:PORT of its head, auto to find one that this machine is part of,
+    local to start one for this machine alone. Machines share no disk, but have the same packages. None: processes."""
     device: str = "cpu"
     """What takes gradient steps: cpu, cuda or cuda:N, shared by the processes."""
     scores: Path | None = None
@@ -167,7 +171,7 @@ class Evaluate:
         from simpl_core.config import ADAPT_PRESETS, preset
         from simpl_core.domains import domain, make_env
         from simpl_core.learner import use_device
-        from simpl_core.workers import cores
+        from simpl_core.workers_ray import crew
 
         where, device = domain(self.domain), use_device(self.device)
         if self.method == "spirl" and self.preset is not None:
@@ -175,14 +179,13 @@ class Evaluate:
         name = where.preset("spirl" if self.method == "spirl" else self.preset or "fast")
         config = preset(ADAPT_PRESETS, name, **changes(self.set))
         tasks = where.tasks(self.tasks, where.target)
-        where.check(load_models(self.models).skills_config.state_dim, self.models)
-        workers = cores() if self.workers is None else self.workers
-        if workers < 1:
-            raise ConfigError(f"--workers must be at least 1, got {workers}")
-        measured = evaluate.Evaluation(
-            partial(load_models, self.models, device), partial(make_env, self.domain), self.method, config
-        )
-        print(evaluate.run(measured, tasks, self.seeds, self.out, workers))
+        models = load_models(self.models, device)
+        where.check(models.skills_config.state_dim, self.models)
+        # On a cluster the models travel with the work; here each process reads them.
+        load = partial(load_models, self.models, device) if self.ray is None else partial(copy.deepcopy, models)
+        measured = evaluate.Evaluation(load, partial(make_env, self.domain), self.method, config)
+        with crew(self.ray, self.workers) as workers:
+            print(evaluate.run(measured, tasks, self.seeds, self.out, workers.workers, workers.spread))
         if self.scores is not None:
             self.scores.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.out / evaluate.SCORES, self.scores)

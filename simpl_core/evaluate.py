@@ -33,7 +33,7 @@ from simpl_core.provenance import provenance
 from simpl_core.results import milestone_scores, read_scores
 from simpl_core.resume import sole_writer
 from simpl_core.rollout import SlotEnv
-from simpl_core.workers import Work, spread
+from simpl_core.workers import Crew, Spread, Work, spread
 
 SCORES, SUMMARY, CURVE, IDENTITY, RUNS = "scores.csv", "summary.json", "curve.png", "evaluation.json", "runs"
 STATE = "state.safetensors"
@@ -81,8 +81,24 @@ class Group(NamedTuple):
         more = len(self.runs) - 1
         return f"{self.runs[0]}{f' and {more} more' if more else ''}"
 
+    @property
+    def folders(self) -> list[Path]:
+        """Of the runs."""
+        return [run.folder for run in self.runs]
 
-def run(evaluation: Evaluation, tasks: Sequence[Any], seeds: Sequence[int], out: Path, workers: int = 1) -> str:
+    def moved(self, folders: Sequence[Path]) -> Group:
+        """The same runs in other folders, as on a machine that does not share a disk with this one."""
+        return Group(tuple(run._replace(folder=folder) for run, folder in zip(self.runs, folders, strict=True)))
+
+
+def run(
+    evaluation: Evaluation,
+    tasks: Sequence[Any],
+    seeds: Sequence[int],
+    out: Path,
+    workers: int = 1,
+    spread: Spread = spread,
+) -> str:
     """Adapt to each of `tasks` with each of `seeds` and write scores.csv, summary.json and curve.png into `out`.
 
     Args:
@@ -91,6 +107,7 @@ def run(evaluation: Evaluation, tasks: Sequence[Any], seeds: Sequence[int], out:
         seeds: of noise, skills drawn and learning.
         out: folder; unfinished or finished runs of the same evaluation there are kept.
         workers: processes; the scores do not depend on it.
+        spread: how they come to their work; neither do the scores depend on where.
 
     Returns:
         The summary in a few lines.
@@ -107,7 +124,7 @@ def run(evaluation: Evaluation, tasks: Sequence[Any], seeds: Sequence[int], out:
     with sole_writer(out):
         _claim(out, method, config, models)
         runs = [Run(task, seed, _folder(out, task, seed)) for task in tasks for seed in seeds]
-        _adapt(evaluation, runs, episodes, out, workers)
+        _adapt(evaluation, runs, episodes, out, Crew(spread, workers))
     scores = read_scores(out / SCORES)
     conditioning = config.conditioning_episodes if method == "simpl" else 0
     means = {name: float(values.mean()) for name, values in milestone_scores(scores, conditioning).items()}
@@ -129,11 +146,11 @@ def describe(means: Mapping[str, float], method: str, out: Path) -> str:
     return "\n".join([*lines, f"scores, summary and curve in {out}"])
 
 
-def _adapt(evaluation: Evaluation, runs: Sequence[Run], episodes: int, out: Path, workers: int) -> None:
+def _adapt(evaluation: Evaluation, runs: Sequence[Run], episodes: int, out: Path, crew: Crew) -> None:
     """Bring all `runs` to their end and leave their scores in `out`."""
     scores = [[float(score) for score in _saved(run).get("scores", ())][:episodes] for run in runs]
     left = [index for index, made in enumerate(scores) if len(made) < episodes]
-    count = workers * -(-len(left) // (workers * MOST_TOGETHER))
+    count = crew.workers * -(-len(left) // (crew.workers * MOST_TOGETHER))
     shares = [share for share in (left[first::count] for first in range(count)) if share]
 
     def heard(group: int, news: dict[int, list[float]]) -> None:
@@ -147,7 +164,7 @@ def _adapt(evaluation: Evaluation, runs: Sequence[Run], episodes: int, out: Path
     try:
         with progress_bar(len(runs) * episodes, "adapting (episodes)", sum(map(len, scores))) as bar:
             groups = [Group(tuple(runs[index] for index in share)) for share in shares]
-            spread(partial(_prepared, evaluation), groups, workers, heard)
+            crew.spread(partial(_prepared, evaluation), groups, crew.workers, heard)
     finally:
         _write_scores(runs, scores, out)
 

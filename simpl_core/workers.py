@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 from simpl_core.errors import SimplError, WorkerError
 
@@ -24,10 +24,19 @@ Work = Callable[[Any, Callable[[Any], None]], None]
 """`work(item, tell)` does one item; `tell(message)` may be called any number of times."""
 Prepare = Callable[[], AbstractContextManager[Work]]
 """Makes in a process what its items share (networks, environments), and frees it."""
+Spread = Callable[[Prepare, Sequence[Any], int, Callable[[int, Any], None]], None]
+"""`spread`, or another that keeps its promises elsewhere."""
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
 GRACE = 60.0
 """How long an interrupted process may take to save [s]."""
+
+
+class Crew(NamedTuple):
+    """Who does the work, and how many at the same time."""
+
+    spread: Spread
+    workers: int
 
 
 def cores() -> int:

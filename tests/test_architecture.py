@@ -61,7 +61,7 @@ LAYERS = [
     {"equations", "checkpoint", "buffer"},
     {"learner"},
     {"stacked"},
-    {"rollout", "training_report"},
+    {"rollout", "training_report", "workers_ray"},
     {"agents", "agents.simpl", "agents.spirl"},
     {"skills", "meta_train", "adapt"},
     {"evaluate", "skills_report"},
