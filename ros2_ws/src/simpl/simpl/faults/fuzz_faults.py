@@ -28,8 +28,7 @@ from simpl.faults.stage import PATIENCE, Stage
 from simpl.nodes.running import new_executor
 
 PROFILE = "franka_fr3"
-BOXED = 0.02
-"""Part of the actions that the guard judges by the tool's box as well, which takes it most of its time."""
+"""Without the box of its tool: the arm is played by a process that may be starved, and moves on unseen meanwhile."""
 PAGE, IMPOSSIBLE = 2_000, 20
 """Actions between two judgements, and so many at the end of each that are impossible."""
 STATES = 0.005
@@ -54,17 +53,10 @@ Actions = list[dict[str, Any]]
     endurance=True,
 )
 def fuzz_1000000(stage: Stage) -> str:
+    profile, pages = stage.logs / "profile.yaml", round(stage.part_of(1_000_000, PAGE) / PAGE)
+    left_out = ("datasheet", "workspace", "kinematics")  # the path of the first is relative to the profile's
     document = yaml.safe_load(find_profile(PROFILE).read_text())
-    del document["datasheet"]  # its path is relative to the profile's
-    open_ = {key: value for key, value in document.items() if key not in ("workspace", "kinematics")}
-    for profile, part in ((open_, 1.0 - BOXED), (document, BOXED)):
-        _fuzz(stage, profile, max(1, round(stage.part_of(part * 1_000_000) / PAGE)))
-    return "none through; all limits kept"
-
-
-def _fuzz(stage: Stage, document: dict[str, Any], pages: int) -> None:
-    """So many pages against a guard of this profile; figures are added up."""
-    profile = stage.logs / "profile.yaml"
+    document = {key: value for key, value in document.items() if key not in left_out}
     profile.write_text(yaml.safe_dump(document))
     listener, draw = Listener(stage.rig, document), np.random.default_rng(pages)
     try:
@@ -77,13 +69,11 @@ def _fuzz(stage: Stage, document: dict[str, Any], pages: int) -> None:
             if wrong:
                 raise UnexpectedError(f"after {listener.actions} actions: {'; '.join(wrong)}")
             wait_for(listener.is_released, PATIENCE, "guard/reset is refused for ever")
-        stage.rig.finish("guard")
     finally:
         listener.close()
-    told = {"actions": listener.actions, "impossible": pages * IMPOSSIBLE, "commands_heard": listener.commands}
-    stage.figures |= {name: stage.figures.get(name, 0) + count for name, count in told.items()}
-    extremes = {"fastest_of_its_limit": (max, listener.fastest), "nearest_to_an_end_rad": (min, listener.nearest)}
-    stage.figures |= {name: pick(value, stage.figures.get(name, value)) for name, (pick, value) in extremes.items()}
+    stage.figures |= {"actions": pages * PAGE, "impossible": pages * IMPOSSIBLE, "commands_heard": listener.commands}
+    stage.figures |= {"fastest_of_its_limit": listener.fastest, "nearest_to_an_end_rad": listener.nearest}
+    return "none through; all limits kept"
 
 
 class Heard(NamedTuple):
