@@ -1,4 +1,4 @@
-"""Steps per second against the number of environments, of tasks and of transitions in a context."""
+"""Steps per second against the number of environments, of cores, of tasks and of transitions in a context."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from simpl_core.bench_rollouts import actor, fresh_models, play, rollout_jobs
 from simpl_core.bench_steps import MetaSetting, meta_agent
 from simpl_core.config import META_PRESETS, SKILLS_PRESETS, MetaConfig
 from simpl_core.domains import Domain
+from simpl_core.learner import torch_threads
 
 
 class Curve(NamedTuple):
@@ -43,6 +44,20 @@ def _rollout_rates(domain: Domain, count: int, threads: int, repeats: int) -> tu
         models = fresh_models(domain, env.action_size)
         jobs = rollout_jobs(domain, models, count)
         return _rates(partial(play, env, actor(models), jobs), repeats)
+
+
+def core_curves(domain: Domain, slots: int, cores: Sequence[int], repeats: int) -> Iterator[Curve]:
+    """Steps of `slots` environments a second, and gradient steps of preset `fast`, against threads."""
+    rates = [_rollout_rates(domain, slots, count, repeats) for count in cores]
+    yield Curve(
+        domain.name, f"cores, {slots} environments at once", "environment steps", cores, *zip(*rates, strict=True)
+    )
+    agent = meta_agent(MetaSetting("", SKILLS_PRESETS["official"], META_PRESETS["fast"], 23))
+    rates = []
+    for count in cores:
+        with torch_threads(count):
+            rates.append(_rates(partial(_once, partial(agent.update, 1)), repeats))
+    yield Curve("kitchen, preset fast", "cores, a step of phase 2", "gradient steps", cores, *zip(*rates, strict=True))
 
 
 def task_curves(counts: Sequence[int], repeats: int) -> Iterator[Curve]:

@@ -133,14 +133,24 @@ class BenchRollout(BenchSettings):
 
 @dataclass(frozen=True)
 class BenchScaling(BenchSettings):
-    """Steps a second against the number of environments, of tasks and of transitions in a context, with a picture."""
+    """Steps a second against the number of environments, cores, tasks and transitions in a context, with a picture.
+
+    Cores are counted up to `--threads`.
+    """
 
     out: Path = Path("runs/bench/scaling.png")
     """Picture to write."""
 
     def run(self) -> int:
         from simpl_core.bench import machine
-        from simpl_core.bench_scaling import as_table, context_curves, environment_curves, powers, task_curves
+        from simpl_core.bench_scaling import (
+            as_table,
+            context_curves,
+            core_curves,
+            environment_curves,
+            powers,
+            task_curves,
+        )
         from simpl_core.domains import domain
         from simpl_core.plots_bench import scaling_picture
 
@@ -149,6 +159,7 @@ class BenchScaling(BenchSettings):
         places = [domain("kitchen"), domain("maze")]
         curves = [
             *environment_curves(places, powers(most[0]), self.threads, self.repeats),
+            *core_curves(places[0], 4 if self.quick else 23, powers(self.threads), self.repeats),
             *task_curves(powers(most[1], 2), self.repeats),
             *context_curves(powers(most[2], 64), self.repeats),
         ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +58,12 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush TensorBoard's file."""
         self._events.close()
+
+
+def peak_memory() -> float:
+    """Largest resident set of this process so far [MiB]."""
+    units = 2**20 if sys.platform == "darwin" else 2**10  # getrusage(2) of each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
 
 
 class Bar:

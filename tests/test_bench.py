@@ -18,6 +18,7 @@ from toy_domain import META, SKILLS
 from simpl_core import bench, bench_rollouts
 from simpl_core.bench import Comparison, Timing, load_baseline, take_turns
 from simpl_core.bench_rollouts import fresh_models, rollout_jobs
+from simpl_core.bench_scaling import core_curves
 from simpl_core.bench_steps import MetaSetting, compare_finetuning, compare_meta, meta_agent
 from simpl_core.cli_bench import BenchTrain
 from simpl_core.config import AdaptConfig
@@ -86,6 +87,14 @@ def test_rollouts_are_those_of_one_gymnasium_environment() -> None:
     episodes[0].actions[100] += 0.1
     found = bench_rollouts.differences(where, models, jobs, episodes, module)
     assert min(found["observations"], found["actions"]) > bench_rollouts.TOLERANCE
+
+
+def test_scaling_counts_steps_against_cores() -> None:
+    rollouts, steps = core_curves(domain("maze"), slots=2, cores=[1, 2], repeats=1)
+    assert (rollouts.unit, steps.unit) == ("environment steps", "gradient steps")
+    for curve in (rollouts, steps):
+        assert curve.points == [1, 2] and min(*curve.wall, *curve.cpu) > 0.0
+    assert torch.get_num_threads() == 1, "as before"
 
 
 @pytest.mark.parametrize("spread", [False, True])
