@@ -132,9 +132,14 @@ def test_runs_side_by_side_are_the_runs_alone(models: Models) -> None:
     assert len({tuple(run.scores) for run in together}) > 1
 
 
-def test_spirl_learns_a_task_from_the_skill_prior_alone() -> None:
-    """The skill prior earns 8 P(N(0, 1) > 0.5) = 2.5; thirty episodes later the task is nearly done."""
-    run = Adaptation("spirl", toy_models(), SPIRL, Direction(0.7), seed=0)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_spirl_learns_a_task_from_the_skill_prior_alone(seed: int) -> None:
+    """The skill prior earns 8 P(N(0, 1) > 0.5) = 2.5; thirty episodes later the task is nearly done.
+
+    Without the bound seed 0 may lose the task again and the critics of seed 1 diverge, as rounding will have it.
+    """
+    config = dataclasses.replace(SPIRL, bound_targets=True)
+    run = Adaptation("spirl", toy_models(), config, Direction(0.7), seed)
     adapt_in_simulation(ToyEnv(1), toy_models(), [run])
     assert np.mean(run.scores[-10:]) > 0.75 * STEPS
 
