@@ -24,7 +24,7 @@ from simpl_core.config import MetaConfig
 from simpl_core.episode import Episode, Float32, to_skill_steps
 from simpl_core.errors import ConfigError
 from simpl_core.learner import keep_freed_memory
-from simpl_core.metrics import MetricsWriter, progress_bar
+from simpl_core.metrics import MetricsWriter, peak_memory, progress_bar
 from simpl_core.provenance import provenance
 from simpl_core.resume import load_resume, save_resume, sole_writer
 from simpl_core.rollout import RolloutJob, SkillActor, SlotEnv, collect
@@ -80,6 +80,7 @@ class MetaTrainer:
         self.epoch += 1
         metrics["seconds/rollout"] = collected - began
         metrics["seconds/gradient"] = time.monotonic() - collected
+        metrics["memory/peak_mb"] = peak_memory()
         return metrics | self._returns(before, "prior") | self._returns(after, "posterior")
 
     def steps_for(self, transitions: int) -> int:
