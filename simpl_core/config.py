@@ -145,6 +145,9 @@ class MetaConfig:
     """Discount per skill."""
     tau: float = 0.005
     """Rate of the target critics."""
+    bound_targets: bool = False
+    """Let no target of the critics promise more than the best return that an episode of its task has had, as in phase
+    3. Where few episodes earn anything, the critics otherwise come to believe in their own errors first."""
     precision: Precision = "float32"
     """Of the hidden layers of policy and critics in gradient steps; weights, first and last layers, encoder, losses and
     rollouts stay in float32. bfloat16 is faster on processors with AMX and on GPUs, and slower elsewhere."""

@@ -60,17 +60,18 @@ def soft_target(
 def bounded_target(target: Tensor, best_return: Tensor) -> Tensor:
     """min(y, max_k G_k): targets (B,) kept to the range of returns (Andrychowicz et al. 2017, Sec. 4.1).
 
-    An error of Q that the policy finds and the target repeats grows no further than the best return, a scalar.
+    An error of Q that the policy finds and the target repeats grows no further than the best return, a scalar or (B,).
     """
     return target.clamp(max=best_return)
 
 
 def returns_to_go(rewards: Tensor, gamma: float) -> Tensor:
     """G_k = r_k + gamma G_(k+1): what the episode with `rewards` (K,) still earned from each step on; (K,)."""
-    earned = torch.zeros(len(rewards) + 1)
-    for k in reversed(range(len(rewards))):
-        earned[k] = rewards[k] + gamma * earned[k + 1]
-    return earned[:-1]
+    earned, following = [], 0.0
+    for reward in reversed(rewards.tolist()):
+        following = reward + gamma * following
+        earned.append(following)
+    return torch.tensor(earned[::-1], dtype=rewards.dtype)
 
 
 def critic_loss(values: Tensor, target: Tensor) -> Tensor:

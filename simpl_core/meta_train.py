@@ -203,9 +203,8 @@ def _settings(config: MetaConfig) -> dict[str, Any]:
     """Settings that make a run another one."""
     values = dataclasses.asdict(config)
     del values["epochs"]  # a run may be made longer or shorter while it is under way
-    if values["precision"] == "float32":  # states saved before there was a choice do not name it
-        del values["precision"]
-    return values
+    later = {"precision": "float32", "bound_targets": False}  # states saved before there was a choice do not name it
+    return {name: value for name, value in values.items() if (name, value) not in later.items()}
 
 
 def _check_sizes(config: MetaConfig) -> None:

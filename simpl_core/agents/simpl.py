@@ -7,6 +7,7 @@ own target divergences. The encoder learns from the critics' loss alone.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -88,6 +89,7 @@ class SimplAgent:
         self.own = self.replay  # those of the replay's transitions that come from the task's own episodes
         if config.own_fraction > 0.0:
             self.own = ReplayBuffer(tasks, config.buffer_size, self._layout.width, device)
+        self._best_returns = torch.full((tasks,), -math.inf, device=device)
         self.contexts = ReplayBuffer(tasks, config.encoder_buffer_size, self._layout.context_width, device)
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -117,6 +119,8 @@ class SimplAgent:
         answers = list(map(DiagonalGaussian, prior.mean.cpu().split(twice), prior.scale.cpu().split(twice)))
         for one, here, following in zip(replayed, answers[::2], answers[1::2], strict=True):
             rows = self._layout.pack(one.steps, here, following)
+            earned = equations.returns_to_go(torch.from_numpy(one.steps.rewards), self.config.gamma).max()
+            self._best_returns[one.task] = torch.maximum(self._best_returns[one.task], earned.to(self.device))
             self.replay.append(one.task, rows)
             if one.own and self.own is not self.replay:
                 self.own.append(one.task, rows)
@@ -207,6 +211,9 @@ class SimplAgent:
                 alpha,
                 config.kl_clip,
             )
+            if config.bound_targets:
+                best = self._best_returns[contexts.tasks.to(self.device)].repeat_interleave(config.batch_size)
+                target = equations.bounded_target(target, best)
             small, large = self._weight_small.values, self._weight_large.values
             weight = torch.cat([small.expand(contexts.small), large[contexts.tasks[contexts.small :].to(self.device)]])
         with self._arithmetic():
@@ -268,7 +275,7 @@ class SimplAgent:
             state |= prefixed(name, optimiser_tensors(optimiser))
         for name, stateful in self._stateful().items():
             state |= prefixed(name, stateful.state_dict())
-        return state
+        return state | {"best_returns": self._best_returns.clone()} if self.config.bound_targets else state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state_dict`'s answer, bit for bit."""
@@ -278,6 +285,8 @@ class SimplAgent:
             load_optimiser_tensors(optimiser, part(name, state))
         for name, stateful in self._stateful().items():
             stateful.load_state_dict(part(name, state))
+        if self.config.bound_targets:
+            self._best_returns.copy_(state["best_returns"])
         self._generator.set_state(state["generator"])
 
     def _networks(self) -> dict[str, torch.nn.Module]:
