@@ -11,7 +11,7 @@ from toy_domain import META, SKILL, STATE, unit_prior
 
 from simpl_core import equations
 from simpl_core.agents import Agent
-from simpl_core.agents.simpl import Experience, SimplAgent
+from simpl_core.agents.simpl import Contexts, Experience, SimplAgent
 from simpl_core.agents.spirl import SpirlAgent, start_from_prior
 from simpl_core.config import AdaptConfig
 from simpl_core.episode import SkillSteps
@@ -202,11 +202,12 @@ def test_simpl_learns_to_tell_tasks_apart() -> None:
     assert means[0] < -0.4 and means[2] > 0.4 and means[0] < means[1] < means[2]
 
 
-def test_simpl_restored_goes_on_bit_for_bit() -> None:
-    agent = meta_agent()
+@pytest.mark.parametrize("bound", [False, True])
+def test_simpl_restored_goes_on_bit_for_bit(bound: bool) -> None:
+    agent = meta_agent(bound_targets=bound)
     agent.update(3)
     state = snapshot(agent)
-    other = SimplAgent(META, unit_prior(), tasks=3, seed=99)
+    other = SimplAgent(dataclasses.replace(META, bound_targets=bound), unit_prior(), tasks=3, seed=99)
     other.load_state_dict(state)
     for each in (agent, other):
         each.add(1, bandit_steps(5, np.zeros(2), 7), replay=True, context=False)
@@ -342,6 +343,43 @@ def test_targets_promise_no_more_than_the_best_episode_earned(bound: bool, monke
     monkeypatch.setattr(equations, "critic_loss", spy)
     agent.update(5)
     assert all(value == 1.5 for value in highest) if bound else all(value > 5.0 for value in highest)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_targets_of_phase_2_promise_no_more_than_each_task_has_earned(
+    bound: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Critics that start far too high; task 0 never earns anything, task 1 earns 1 and task 2 earns 1 + 0.5."""
+    highest: dict[int, float] = {}
+    loss, gamma, size = equations.critic_loss, 0.5, 16
+    agent = SimplAgent(dataclasses.replace(META, gamma=gamma, bound_targets=bound), unit_prior(), tasks=3, seed=0)
+    for name, parameter in agent.target_critics.named_parameters():
+        if name.endswith("bias"):
+            parameter.data += 30.0
+    for task, rewards in enumerate(([0.0, 0.0], [1.0, 0.0], [1.0, 1.0])):
+        for number in range(20):
+            agent.add(task, chain_steps(rewards, number), replay=True, context=True)
+    drawn: list[torch.Tensor] = []
+    draw = agent._draw_contexts
+
+    def note_tasks() -> Contexts:
+        contexts = draw()
+        drawn.append(contexts.tasks)
+        return contexts
+
+    def note_targets(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        for task, own in zip(drawn[-1].tolist(), target.split(size), strict=True):
+            highest[task] = max(highest.get(task, -1e9), float(own.max()))
+        return loss(values, target)
+
+    monkeypatch.setattr(agent, "_draw_contexts", note_tasks)
+    monkeypatch.setattr(equations, "critic_loss", note_targets)
+    agent.update(5)
+    assert set(highest) == {0, 1, 2}
+    if bound:
+        assert [highest[task] for task in range(3)] == [0.0, 1.0, 1.5]
+    else:
+        assert min(highest.values()) > 5.0
 
 
 def test_spirl_trains_copies() -> None:
