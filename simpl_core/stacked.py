@@ -6,6 +6,7 @@ stay what they are, and Adam and target averaging are one call. Forward and back
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -112,7 +113,7 @@ def critic_stack(critics: CriticEnsemble) -> Stack:
 
 
 class StackedMLP(MLP):
-    """An MLP computed as a stack of one. A deep copy would share no memory with its stack: copy the MLP instead."""
+    """An MLP computed as a stack of one. A deep copy of it is a plain MLP, whose kind and device may be changed."""
 
     def __init__(self, mlp: MLP) -> None:
         """Take over the layers of `mlp`."""
@@ -122,6 +123,13 @@ class StackedMLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
         """`x` (B, in) -> (B, out)."""
         return self.stack(x).squeeze(0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MLP:
+        """Copies of the views would share no memory with a copy of the stack, which is what is computed with."""
+        copied = MLP.__new__(MLP)
+        nn.Sequential.__init__(copied, *(copy.deepcopy(layer, memo) for layer in self))
+        copied.train(self.training)
+        return copied
 
 
 def stacked_optimiser_tensors(optimiser: torch.optim.Optimizer, stack: Stack) -> dict[str, Tensor]:

@@ -123,3 +123,15 @@ def test_a_stacked_mlp_is_the_mlp(rows: int) -> None:
     stacked, x = StackedMLP(copy.deepcopy(plain)), torch.randn(rows, STATE)
     torch.testing.assert_close(stacked(x), plain(x))
     assert stacked.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_deep_copy_is_a_plain_mlp_that_computes_in_whatever_it_is_turned_into() -> None:
+    """As the export of a fine-tuned policy does, which compares a graph with what its weights mean in float64."""
+    torch.manual_seed(0)
+    stacked, x = StackedMLP(MLP(STATE, 16, 2, 4)), torch.randn(ROWS, STATE)
+    copied, wanted = copy.deepcopy(stacked).double(), stacked(x).detach()
+    torch.testing.assert_close(copied(x.double()).float(), wanted)
+    with torch.no_grad():
+        stacked.stack.weights.zero_()
+    torch.testing.assert_close(copied(x.double()).float(), wanted)
+    assert not stacked(x).any()
