@@ -28,7 +28,7 @@ PACKAGE = "simpl"
 PHASES = ("conditioning", "evaluation", "finetune", "final")
 """Phases of a run, in order."""
 
-DEFAULT_TASK = "microwave > bottom burner > slide cabinet > hinge cabinet"
+DEFAULT_TASK = "kettle > bottom burner > light switch > slide cabinet"
 """One of the paper's ten target tasks."""
 
 STOP_ORDER = (("policy", "bridge"), ("guard",), ("learner",), ("arm_sim", "franka_fci"))
