@@ -75,7 +75,8 @@ class Desk:
     def __init__(self, monkeypatch, patience=0.05):
         self.time, self.zeros, self.publishers = 10.0, [], []
         publisher = SimpleNamespace(publish=self.zeros.append)
-        logger = SimpleNamespace(error=lambda _: None)
+        self.zeros_when_said = []
+        logger = SimpleNamespace(error=lambda _: self.zeros_when_said.append(len(self.zeros)))
         node = SimpleNamespace(
             get_logger=lambda: logger,
             destroy_publisher=lambda _: self.publishers.clear(),
@@ -120,6 +121,21 @@ def test_a_guard_that_dies_while_the_arm_moves_by_itself_is_replaced(monkeypatch
     desk.hears(mode, 0.0)
     desk.zeros.clear()
     assert not desk.looks(5.0).zeros and not desk.takeover.watch.lost
+
+
+def test_zeros_wait_for_no_reader_of_the_log(monkeypatch):
+    desk = Desk(monkeypatch)
+    desk.hears(Mode.STOPPED, 0.3)
+    desk.looks(0.2)
+    assert desk.zeros_when_said == [1], "said once, when the first zeros were out"
+
+
+def test_a_silent_guard_is_told_of_once(monkeypatch):
+    desk = Desk(monkeypatch)
+    desk.takeover.watch.sent(desk.time)
+    assert desk.looks(0.9).takeover.outcome() == ""
+    assert desk.looks(0.2).takeover.outcome() == "the guard does not answer"
+    assert desk.looks(0.2).takeover.outcome() == ""
 
 
 def test_a_policy_that_was_away_itself_reads_the_answers_before_it_takes_over(monkeypatch):

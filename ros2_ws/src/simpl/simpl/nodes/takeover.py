@@ -68,7 +68,9 @@ class Takeover:
 
     def outcome(self) -> str:
         """Why the episode is over, once; else empty."""
-        outcome, self._outcome = self._outcome, ""
+        outcome = self._outcome
+        if outcome:  # else our thread may say one in this very moment, which must not be wiped away
+            self._outcome = ""
         return outcome
 
     def may_end(self) -> bool:
@@ -102,13 +104,15 @@ class Takeover:
         if self._publisher is None and silence > self._patience - _DISCOVERY:
             # Before it is known whether it is needed: whoever is to hear it must find it first.
             self._publisher, self._made_at = interfaces.COMMANDS.publisher(self._node), now
-        if self.watch.silent(now) and not self._stands_in:
+        begins = self.watch.silent(now) and not self._stands_in
+        if begins:
             self._until = now + _ZEROS_FOR
-            self._node.get_logger().error(f"the guard has been silent for {silence:.3f} s: zeros in its place")
         if self._publisher is not None and self._stands_in and now < self._until:
             self._say_zeros(self._publisher, now)
         elif self._stands_in or (not silence and now > self._made_at + _KEPT):
             self._let_go()
+        if begins:  # after the zeros: who reads our log may have stopped reading
+            self._node.get_logger().error(f"the guard has been silent for {silence:.3f} s: zeros in its place")
 
     def _say_zeros(self, publisher: Publisher, now: float) -> None:
         if now - self._said_at >= _ZEROS_EVERY:
