@@ -104,11 +104,10 @@ def _between(layers: nn.Sequential, x: Tensor) -> Tensor:
 
     The first reads states, whose coordinates 8 bits would round to centimetres, the last says values and means.
     """
-    first, *others, last = layers
-    x = in_single_precision(first, x)
-    for layer in others:
-        x = layer(x)
-    return in_single_precision(last, x)
+    ends = {0, len(layers) - 1}  # one and the same where nothing is hidden
+    for index, layer in enumerate(layers):
+        x = in_single_precision(layer, x) if index in ends else layer(x)
+    return x
 
 
 class SkillEncoder(nn.Module):

@@ -40,6 +40,12 @@ def test_first_and_last_layers_stay_in_single_precision(network: nn.Module) -> N
     assert len(between) == 2 and set(between) == {torch.bfloat16}
 
 
+def test_a_network_without_hidden_layers_is_its_linear_layer() -> None:
+    network, x = MLP(3, 32, 0, 2), torch.randn(16, 3)
+    torch.testing.assert_close(network(x), network.first(x))
+    assert kinds_read(network, nn.Linear, x) == [torch.float32]
+
+
 def test_the_skill_encoder_reads_and_answers_in_single_precision() -> None:
     encoder = SkillEncoder(3, 2, 2, 32)
     states, actions = torch.randn(4, 5, 3), torch.randn(4, 5, 2)
