@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,7 +109,11 @@ def spread(ray: Any, prepare: Prepare, items: Sequence[Item], workers: int, hear
     busy: dict[Any, int] = {}
 
     def hear(tell: Callable[[int, Any], None]) -> None:
-        for index, messages, files in ray.get(mailbox.take.remote()):
+        try:
+            letters = ray.get(mailbox.take.remote())
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"the cluster has lost its mailbox: {error}; what was saved before is kept") from error
+        for index, messages, files in letters:
             for folder, own in zip(items[index].folders, files, strict=True):
                 _unpack(own, folder)
             for message in messages:
@@ -130,7 +134,8 @@ def spread(ray: Any, prepare: Prepare, items: Sequence[Item], workers: int, hear
             ray.cancel(task)  # raises KeyboardInterrupt there
         if busy:
             ray.wait(list(busy), num_returns=len(busy), timeout=GRACE)
-        hear(lambda *_: None)
+        with suppress(WorkerError):  # what ended it is told, not what followed from that
+            hear(lambda *_: None)
         raise
 
 

@@ -180,6 +180,23 @@ def test_what_fails_there_is_one_error_here_and_the_others_are_interrupted_and_s
     assert not (tmp_path / "never").exists() and 2 not in dict(heard)
 
 
+class LostMailbox(workers_ray._Mailbox):
+    """Its process ends when it is asked for the first letters."""
+
+    def take(self) -> Any:
+        if self._letters:
+            os._exit(1)
+        return super().take()
+
+
+def test_a_mailbox_that_is_lost_is_one_error(
+    tmp_path: Path, two_machines: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_ray, "_Mailbox", LostMailbox)
+    with pytest.raises(WorkerError, match="the cluster has lost its mailbox"):
+        two_machines.spread(worker, [Word("long", tmp_path / "long")], 1, lambda *_: None)
+
+
 def test_another_version_is_refused(tmp_path: Path, two_machines: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers_ray, "versions", lambda: workers_ray.__dict__["_wanted"])
     monkeypatch.setattr(workers_ray, "_wanted", {"torch": "1.0"}, raising=False)
