@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from simpl.front import monitor
-from simpl.nodes import running
+from simpl.front import bench_control, monitor
+from simpl.nodes import arm_sim, guard, policy, running
 
 
 def test_a_node_goes_on_after_a_spin_that_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,15 @@ def test_a_range_of_numbers_is_one_of_floats() -> None:
     assert running.declare(node, "zero_repeat", 0.1, "seconds", between=(0, 10)) == 0.1
     (limits,) = declared[0].floating_point_range
     assert [type(limits.from_value), type(limits.to_value)] == [float, float]
+
+
+def test_where_there_is_no_real_time_priority_a_node_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setscheduler")
+    assert running.set_priority(3) == "this system knows none" and running.set_priority(0) == ""
+
+
+def test_an_arm_goes_before_its_guard_and_the_guard_before_the_policy() -> None:
+    assert 0 < policy._PRIORITY < guard._PRIORITY < arm_sim._PRIORITY <= bench_control.PLANT_PRIORITY
 
 
 def test_real_time_priority_is_taken_by_all_threads_or_refused_with_a_reason() -> None:

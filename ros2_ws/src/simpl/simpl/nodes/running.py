@@ -166,6 +166,8 @@ def take_precedence(node: Node, default: int) -> None:
 
 def set_priority(priority: int) -> str:
     """Real-time priority of all threads of this process, 0 for none; why the system refuses it, or empty."""
+    if not hasattr(os, "sched_setscheduler"):
+        return "this system knows none" if priority else ""
     policy = os.SCHED_FIFO if priority else os.SCHED_OTHER
     try:
         for thread in Path("/proc/self/task").iterdir():
