@@ -158,7 +158,7 @@ class Evaluate:
     workers: int | None = None
     """Processes, each with tasks and seeds of its own; the scores do not depend on it. None: one a core."""
     ray: str | None = None
-    """Spread over a Ray cluster (extra `ray`): HOST:PORT of its head, auto to find one that this machine is part of,
+    """Spread over a Ray cluster (extra `ray`) that this machine is part of: HOST:PORT of its head, or auto to find it;
     local to start one for this machine alone. Machines share no disk, but have the same packages. None: processes."""
     device: str = "cpu"
     """What takes gradient steps: cpu, cuda or cuda:N, shared by the processes."""

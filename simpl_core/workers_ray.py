@@ -30,6 +30,7 @@ POLL = 0.2
 """Between two looks at what has been told [s]."""
 SEND_EVERY = 5.0
 """Between two times that changed files go back with a message [s]; a kill of this process costs that much more."""
+_HOW = "`ray start --head` starts one, `ray start --address HOST:PORT` lets a machine be part of it"
 
 
 class Item(Protocol):
@@ -76,7 +77,7 @@ def _connect(address: str) -> Any:
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"no Ray cluster at {address!r} ({error}); `ray start --head` starts one") from error
+        raise ConfigError(f"no Ray cluster at {address!r} ({error}); {_HOW}") from error
     for number, handler in handlers.items():  # Ray's own would end this process before anything is saved
         signal.signal(number, handler)
     return ray
@@ -93,7 +94,7 @@ def _check_reachable(address: str) -> None:
         with socket.create_connection((host, int(port)), timeout=5.0):
             pass
     except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(f"no Ray cluster at {address!r} ({error}); `ray start --head` starts one") from error
+        raise ConfigError(f"no Ray cluster at {address!r} ({error}); {_HOW}") from error
 
 
 def spread(ray: Any, prepare: Prepare, items: Sequence[Item], workers: int, heard: Callable[[int, Any], None]) -> None:
