@@ -130,6 +130,17 @@ def test_zeros_wait_for_no_reader_of_the_log(monkeypatch):
     assert desk.zeros_when_said == [1], "said once, when the first zeros were out"
 
 
+@pytest.mark.parametrize("patience", [0.02, 0.05])
+def test_while_the_guard_answers_nobody_else_has_a_publisher(monkeypatch, patience):
+    desk = Desk(monkeypatch, patience)
+    for _ in range(50):
+        desk.hears(Mode.RUNNING, 0.0)
+        assert not desk.looks(0.04).publishers
+    desk.takeover.watch.sent(desk.time)
+    desk.looks(patience - 0.005, step=0.005)
+    assert desk.publishers and not desk.zeros, "made before it is needed"
+
+
 def test_a_silent_guard_is_told_of_once(monkeypatch):
     desk = Desk(monkeypatch)
     desk.takeover.watch.sent(desk.time)

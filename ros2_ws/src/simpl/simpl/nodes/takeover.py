@@ -101,7 +101,7 @@ class Takeover:
 
     def _stand_in(self, now: float) -> None:
         silence = self.watch.silence(now)
-        if self._publisher is None and silence > self._patience - _DISCOVERY:
+        if self._publisher is None and silence > max(0.0, self._patience - _DISCOVERY):
             # Before it is known whether it is needed: whoever is to hear it must find it first.
             self._publisher, self._made_at = interfaces.COMMANDS.publisher(self._node), now
         begins = self.watch.silent(now) and not self._stands_in
