@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+# Networks of a test are so small that a second thread only waits: beside busy neighbours twenty times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def make_random_run(folder: Path, seed: int = 0, e_dim: int = 6) -> Path:
