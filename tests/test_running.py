@@ -90,3 +90,20 @@ assert found == {os.SCHED_FIFO} or refused, (found, refused)
 assert not set_priority(0) and os.sched_getscheduler(0) == os.SCHED_OTHER
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_loads_models_comes_after_the_loop_that_started_it() -> None:
+    program = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from simpl.nodes.running import set_priority, step_back
+refused = set_priority(3)
+with ThreadPoolExecutor(1, initializer=step_back) as worker:
+    theirs = worker.submit(lambda: os.sched_getparam(0).sched_priority).result()
+ours = os.sched_getparam(0).sched_priority
+print("refused" if refused else f"{theirs} {ours}")
+"""
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    if found.stdout.strip() == "refused":
+        pytest.skip("this system grants no real-time priority")
+    assert found.stdout.strip() == "1 3"

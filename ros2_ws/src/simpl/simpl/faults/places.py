@@ -60,8 +60,11 @@ def missing(needs: str) -> str:
 
 
 def before_others() -> list[str]:
-    """Words before a command that let it go before whatever else the machine does; none where that is not allowed."""
-    words = ["chrt", "--fifo", "50"]
+    """Words before a command that let it go before whatever else the machine does; none where that is not allowed.
+
+    Below the priorities that policy, guard and arm take themselves: a bridge must not keep them waiting.
+    """
+    words = ["chrt", "--fifo", "5"]
     tool = shutil.which(words[0])
     allowed = tool and not subprocess.run([*words, "true"], capture_output=True, check=False).returncode
     return words if allowed else []

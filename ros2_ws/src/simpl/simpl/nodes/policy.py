@@ -38,6 +38,7 @@ from simpl.nodes.running import (
     declare,
     declare_profile,
     run_node,
+    step_back,
     take_precedence,
 )
 from simpl.nodes.takeover import LOOK, Takeover
@@ -89,7 +90,7 @@ class PolicyNode(Recipient, LifecycleNode):
             self._state, self._on_tick, self._settings, self._on_loop_failure, shift=self._phase.shift
         )
         self._active = False
-        self._worker = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="model-loading")
+        self._worker = futures.ThreadPoolExecutor(1, "model-loading", initializer=step_back)
         self._complained_at = 0.0
         self._actions = interfaces.POLICY_ACTION.publisher(self)
         self._status = interfaces.POLICY_STATUS.publisher(self)

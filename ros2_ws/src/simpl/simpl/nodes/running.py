@@ -164,6 +164,15 @@ def take_precedence(node: Node, default: int) -> None:
         node.get_logger().info(f"no real-time priority ({refused}): a busy machine may keep this node waiting")
 
 
+def step_back() -> None:
+    """Give the calling thread the least real-time priority if it has inherited one: no control loop waits for it.
+
+    Not an ordinary one: it may hold the interpreter's lock, for which the loop would then wait behind other programs.
+    """
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) == os.SCHED_FIFO:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+
+
 def set_priority(priority: int) -> str:
     """Real-time priority of all threads of this process, 0 for none; why the system refuses it, or empty."""
     if not hasattr(os, "sched_setscheduler"):
