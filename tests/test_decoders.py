@@ -104,7 +104,7 @@ def test_runs_from_before_there_was_a_choice_are_closed_loop(
     save_checkpoint(tmp_path / "old", checkpoint.tensors, checkpoint.config, {})
     assert isinstance(load_models(tmp_path / "old").skill_decoder, SkillDecoder)
     # An unfinished one goes on, too: its state names the settings of then.
-    settings = {key: value for key, value in dataclasses.asdict(CONFIG).items() if key != "decoder"}
+    settings = {key: value for key, value in dataclasses.asdict(CONFIG).items() if key not in ("decoder", "precision")}
     identity = {"stage": "skills", "seed": 3, "data": "0" * 64, "skills": settings}
     with monkeypatch.context() as patch:
         patch.setattr(skills._Run, "update", _interrupted)

@@ -12,7 +12,7 @@ import pytest
 from simpl_interfaces.msg import GuardState
 
 from simpl.core.guard import Mode
-from simpl.core.guard_watch import GuardWatch, guard_patience
+from simpl.core.guard_watch import LOOK, GuardWatch, guard_patience
 from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.profile import load_profile
 from simpl.core.profile_files import find_profile
@@ -40,9 +40,9 @@ def test_silence_is_counted_from_the_oldest_action_without_an_answer():
 @pytest.mark.parametrize(("rate", "within"), [(5.0, 0.4), (12.5, 0.16), (20.0, 0.12), (50.0, 0.1), (100.0, 0.1)])
 def test_zeros_are_there_two_periods_after_the_guards_death(rate, within):
     """It dies right after an answer: the next action is the first that waits, and the look comes just too early."""
-    period, look = 1.0 / rate, takeover.LOOK
-    assert period + guard_patience(period, look) + look <= within + 1e-9
-    assert guard_patience(period, look) >= 0.05, "a machine that is busy for a moment is no dead guard"
+    period = 1.0 / rate
+    assert period + guard_patience(period) + LOOK <= within + 1e-9
+    assert guard_patience(period) >= 0.05, "a machine that is busy for a moment is no dead guard"
 
 
 def test_a_guard_is_given_up_once_and_lost_until_it_is_heard():

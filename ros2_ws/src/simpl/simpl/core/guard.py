@@ -58,7 +58,7 @@ class Guard:
         self._now = now
         late = 0.0 if settings.lockstep else max(0.0, settings.action_timeout + settings.look - profile.period)
         self._limits = MotionLimits(profile, late)
-        self._period, self._patience = profile.period, guard_patience(profile.period, settings.look)
+        self._period, self._patience = profile.period, guard_patience(profile.period)
         self._path = TrajectoryPath(self._limits, profile.velocity_limits())
         self._joints = profile.joint_names
         self._zeros = np.zeros(len(profile.joints))

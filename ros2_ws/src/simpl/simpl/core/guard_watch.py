@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import threading
 
+LOOK = 0.005
+"""Between two looks of the policy for the guard's words [s]."""
 _SPARE = 0.025  # for what a busy machine delays of all this [s]
 _SHORTEST = 0.05  # what a busy machine may delay an answer that comes within a millisecond else [s]
 
 
-def guard_patience(period: float, look: float) -> float:
+def guard_patience(period: float) -> float:
     """How long to wait for the guard's word so that zeros are there two periods after its death, or 0.1 s if longer.
 
     It may die right after it spoke, so that the next action, a `period` [s] later, is the first without an answer; and
-    it is looked for every `look` [s].
+    it is looked for every `LOOK`. The guard reckons with the same: what it left alone for longer may have been stopped.
     """
-    return round(max(_SHORTEST, max(0.1, 2.0 * period) - period - look - _SPARE), 3)
+    return round(max(_SHORTEST, max(0.1, 2.0 * period) - period - LOOK - _SPARE), 3)
 
 
 def next_word(period: float, *, slowing: bool) -> float:

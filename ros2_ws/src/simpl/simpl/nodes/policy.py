@@ -41,7 +41,7 @@ from simpl.nodes.running import (
     step_back,
     take_precedence,
 )
-from simpl.nodes.takeover import LOOK, Takeover
+from simpl.nodes.takeover import Takeover
 from simpl_core.errors import ConfigError, SimplError
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -129,7 +129,7 @@ class PolicyNode(Recipient, LifecycleNode):
         patience = declare(
             self,
             "guard_timeout",
-            guard_patience(self._profile.period, LOOK),
+            guard_patience(self._profile.period),
             "real time: silence of the guard after which zeros are sent in its place [s]",
             between=(0.01, 10.0),
         )

@@ -15,12 +15,10 @@ from simpl_interfaces.msg import GuardState
 from simpl import interfaces
 from simpl.conversions import to_velocity_command
 from simpl.core.guard import Flags, Mode
-from simpl.core.guard_watch import GuardWatch, next_word
+from simpl.core.guard_watch import LOOK, GuardWatch, next_word
 from simpl.core.profile import RobotProfile
 from simpl.nodes.mailbox import Recipient
 
-LOOK = 0.005
-"""Between two looks for the guard's words [s]."""
 _AFTER_PAUSE = 0.02  # for words that are on their way, where we were away ourselves [s]
 _DISCOVERY = 0.03  # until the controller hears somebody new [s]
 _KEPT = 1.0  # a publisher that was not needed, for the next time the guard is late [s]
