@@ -387,6 +387,17 @@ def test_an_action_that_is_late_while_the_guard_is_there_passes():
     assert rig.act([1.0, -0.5, 0.0]).velocity[0] == pytest.approx(1.0)
 
 
+def test_what_deciding_takes_is_time_to_brake_in_too():
+    """A thousand actions a second leave a guard little time beside its arithmetic; the arm is slowed down all along."""
+    rig = moving(acceleration=5.0)
+    begun, rig.clock.time = rig.clock.time, rig.clock.time + 0.0005
+    rig.guard._now = lambda: rig.wait(0.0001).clock.time  # every look at the clock finds it later
+    for _ in range(50):
+        command = rig.wait(0.0003).at(0.0, 0.0, 0.0).act([0.0, 0.0, 0.0])
+    slowed = 1.0 - command.velocity[0]
+    assert slowed == pytest.approx(5.0 * (rig.clock.time - begun), rel=0.05)
+
+
 def test_in_lockstep_no_guard_is_away():
     rig = moving(acceleration=5.0, lockstep=True, action_timeout=10.0, state_timeout=10.0)
     assert rig.wait(5.0).at(0.0, 0.0, 0.0).act([1.0, -0.5, 0.0]).velocity[0] == pytest.approx(1.0)
