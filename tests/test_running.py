@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from simpl.front import bench_control, monitor
-from simpl.nodes import arm_sim, guard, policy, running
+from simpl.nodes import arm_sim, franka_fci, guard, policy, running
+
+LOOPBACK = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 
 
 def test_a_node_goes_on_after_a_spin_that_timed_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +78,24 @@ def test_where_there_is_no_real_time_priority_a_node_starts_all_the_same(monkeyp
 
 def test_an_arm_goes_before_its_guard_and_the_guard_before_the_policy() -> None:
     assert 0 < policy._PRIORITY < guard._PRIORITY < arm_sim._PRIORITY <= bench_control.PLANT_PRIORITY
+    assert franka_fci._PRIORITY == arm_sim._PRIORITY
+
+
+def test_a_driver_takes_its_priority_before_it_opens_the_arm() -> None:
+    """Threads that the arm's library starts inherit it."""
+    program = """
+from simpl.core.fci_arm import ArmLostError
+from simpl.nodes import franka_fci, running
+done = []
+def arm(*_):
+    done.append("the arm")
+    raise ArmLostError("enough was seen")
+running.set_priority = lambda priority: done.append(priority) or ""
+franka_fci.FrankyConnection = arm
+assert franka_fci.main(["--ros-args", "-p", "robot_ip:=127.0.0.1", "-p", "priority:=9"]) == running.USER_ERROR
+assert done == [9, "the arm"], done
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, **LOOPBACK})
 
 
 def test_real_time_priority_is_taken_by_all_threads_or_refused_with_a_reason() -> None:

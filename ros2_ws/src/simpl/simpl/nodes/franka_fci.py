@@ -18,10 +18,11 @@ from simpl.core import health
 from simpl.core.fci_arm import Condition, FciArm
 from simpl.core.franky_connection import FrankyConnection
 from simpl.nodes.diagnostics import Diagnostics
-from simpl.nodes.running import STEADY, declare, declare_profile, run_node
+from simpl.nodes.running import STEADY, declare, declare_profile, run_node, take_precedence
 from simpl_core.errors import ConfigError
 
 JOINTS = 7
+_PRIORITY = 14  # an arm waits for nobody
 _QUIET = 1.0  # between two complaints of one kind [s]
 
 
@@ -36,7 +37,9 @@ class FrankaFciNode(Node):
         hostname = declare(self, "robot_ip", "", "address of the arm's control unit")
         if not hostname:
             raise ConfigError("parameter 'robot_ip' is empty; it is the address of the arm's control unit")
-        realtime = declare(self, "realtime", True, "insist on real-time priority, which a real arm needs")
+        realtime = declare(
+            self, "realtime", True, "insist on the real-time priority of libfranka's own thread, which a real arm needs"
+        )
         hold = declare(
             self,
             "hold",
@@ -46,6 +49,7 @@ class FrankaFciNode(Node):
         )
         rate = declare(self, "state_rate", 200.0, "joint states a second [Hz]", between=(10.0, 1000.0))
         self._names = profile.joint_names
+        take_precedence(self, _PRIORITY)  # first: the threads that drive the arm inherit it, or take more by themselves
         self._arm = FciArm(lambda: FrankyConnection(hostname, realtime, hold), profile)
         self._condition = self._arm.condition
         self._complained_at = 0.0
