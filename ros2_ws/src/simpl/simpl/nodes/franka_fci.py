@@ -37,9 +37,7 @@ class FrankaFciNode(Node):
         hostname = declare(self, "robot_ip", "", "address of the arm's control unit")
         if not hostname:
             raise ConfigError("parameter 'robot_ip' is empty; it is the address of the arm's control unit")
-        realtime = declare(
-            self, "realtime", True, "insist on the real-time priority of libfranka's own thread, which a real arm needs"
-        )
+        realtime = declare(self, "realtime", True, "insist on libfranka's real-time priority, which a real arm needs")
         hold = declare(
             self,
             "hold",
