@@ -45,7 +45,9 @@ SPIRL: Mapping[tuple[str, str], tuple[str, ...]] = {
 AFTER = ("episodes=5", "reuse=0")
 """Settings that measure conditioning alone: a few episodes after it, with next to no fine-tuning."""
 
-Figure = Literal["kitchen", "conditioning", "kitchen-wide", "maze40", "maze20", "maze10", "skills"]
+InKitchen = Literal["kitchen", "conditioning", "kitchen-wide", "skills"]
+InMaze = Literal["maze40", "maze20", "maze10", "maze-top", "maze-bottom", "maze-easy", "maze-medium"]
+Figure = Literal[InKitchen, InMaze]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Claim:
         name: of the results.
         methods: compared; `simpl-5` is SiMPL with 5 conditioning episodes and as many episodes in all. None: the
             claim is about phase 1.
-        training: family of tasks to meta-train on; "" is the domain's usual one.
+        training: family of tasks to meta-train on, trained on once for all claims; "" is the domain's usual one.
         target: family of unseen tasks; "" is the domain's usual one.
         collected: options of demonstrations of its own; without any it shares those of its domain, and the skills.
     """
@@ -74,6 +76,11 @@ class Claim:
         """Folder of demonstrations and skills."""
         return self.name if self.collected else self.domain
 
+    @property
+    def trained(self) -> str:
+        """Folder of meta-training."""
+        return f"{self.domain}-{self.training}" if self.training else self.name
+
 
 CLAIMS: Mapping[str, Claim] = {
     "kitchen": Claim("kitchen", "kitchen"),
@@ -82,6 +89,10 @@ CLAIMS: Mapping[str, Claim] = {
     "maze40": Claim("maze", "maze40", training="maze40"),
     "maze20": Claim("maze", "maze20", training="maze20"),
     "maze10": Claim("maze", "maze10", training="maze10"),
+    "maze-top": Claim("maze", "maze-top", training="top", target="target-top"),
+    "maze-bottom": Claim("maze", "maze-bottom", training="top", target="target-bottom"),
+    "maze-easy": Claim("maze", "maze-easy", ("simpl",), training="easy", target="target-easy"),
+    "maze-medium": Claim("maze", "maze-medium", ("simpl",), training="medium", target="target-medium"),
     "skills": Claim("kitchen", "kitchen", ()),
 }
 
@@ -113,9 +124,10 @@ class Reproduce:
     """Rerun what a claim of RESULTS.md rests on: demonstrations, skills, meta-training, evaluations, figures.
 
     kitchen: SiMPL and SPiRL on unseen sequences (paper, Figure 4 right). maze40, maze20, maze10: the same on unseen
-    goals after meta-training on as many (Figures 4 left and 6). conditioning: 5 and 10 conditioning episodes instead
-    of 20. kitchen-wide: demonstrations, training tasks and unseen tasks of any order of four subtasks. skills: phase 1
-    alone, closed and open loop.
+    goals after meta-training on as many (Figures 4 left and 6). maze-top, maze-bottom: trained at the top, goals there
+    and where it was never trained (Figure 6). maze-easy, maze-medium: short tasks (Figures 7 and 8). conditioning: 5
+    and 10 conditioning episodes instead of 20. kitchen-wide: demonstrations, training tasks and unseen tasks of any
+    order of four subtasks. skills: phase 1 alone, closed and open loop.
 
     Stages that are finished are skipped and one that was stopped goes on; figures that share stages share them.
 
@@ -176,8 +188,9 @@ class Reproduce:
         training = self.training or ((claim.training,) if claim.training else ())
         given = (*_tasks(training), *_set(settings["meta"]))
         meta = ("train", "meta", str(skills), *self._common(claim), *given)
-        stages.append(_into(folder / "meta", meta, "weights.safetensors", stages))
-        stages += [self._evaluation(claim, folder, method, settings, stages[-1]) for method in claim.methods]
+        stages.append(_into(self.out / claim.trained / "meta", meta, "weights.safetensors", stages))
+        trained = stages[-1]
+        stages += [self._evaluation(claim, folder, method, settings, trained) for method in claim.methods]
         return [*stages, Stage(("results", str(folder / "results"), "--figures", str(folder / "figures")))]
 
     def _settings(self) -> dict[str, list[str]]:
@@ -233,7 +246,7 @@ class Reproduce:
         seeds = ("--seeds", *map(str, self.seeds))
         command = (
             "evaluate",
-            str(folder / "meta"),
+            str(self.out / claim.trained / "meta"),
             *where,
             *seeds,
             *_tasks(self.tasks or ((claim.target,) if claim.target else ())),

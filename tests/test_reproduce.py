@@ -101,6 +101,19 @@ def test_a_claim_of_its_own_tasks_has_demonstrations_and_skills_of_its_own() -> 
     assert not outs[0] & outs[1]
 
 
+def test_goals_at_the_top_and_at_the_bottom_are_of_one_training() -> None:
+    """Paper, Figure 6 (b) and (c): what differs is where the unseen goals are."""
+    top, bottom = commands("maze-top"), commands("maze-bottom")
+    assert top[:3] == bottom[:3]  # demonstrations, skills, meta-training
+    assert top[2][:2] == ["train", "meta"] and top[2][top[2].index("--tasks") + 1] == "top"
+    for found, target in ((top, "target-top"), (bottom, "target-bottom")):
+        evaluations = [command for command in found if command[0] == "evaluate"]
+        assert [command[command.index("--method") + 1] for command in evaluations] == ["simpl", "spirl"]
+        assert all(command[command.index("--tasks") + 1] == target for command in evaluations)
+        assert all(command[1] == top[2][top[2].index("--out") + 1] for command in evaluations)
+    assert commands("maze40")[1] == top[1]  # one skill space for all of the maze
+
+
 def test_given_demonstrations_are_not_made() -> None:
     found = commands("kitchen", "--data", "play.hdf5")
     assert found[0][:3] == ["train", "skills", "play.hdf5"]
