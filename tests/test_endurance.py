@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import queue
+import time
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from limit_checker import READY, LimitChecker, arm
 
 pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
 
+from rclpy.serialization import serialize_message
+
 from export.bundle import Bundle
-from simpl.conversions import from_bundle_files
-from simpl.core.guard import Guard, GuardSettings, Mode, Wanted
+from simpl.conversions import from_bundle_files, to_guard_state, to_velocity_command, to_wanted
+from simpl.core.guard import Command, Guard, GuardSettings, Mode, Wanted
 from simpl.core.journal import Journal
 from simpl.core.model_store import ModelStore, ModelUpdate
 from simpl.core.profile import load_profile
 from simpl.core.profile_files import find_profile
 from simpl.core.transition import Transition, pack
 from simpl.faults import endurance_faults, fuzz_faults, swap_faults
-from simpl.faults.rig import Log
+from simpl.faults.rig import Log, wait_for
 from simpl.faults.scenario import UnexpectedError
 from simpl.front.stream_journal import blank
 
@@ -83,6 +89,122 @@ def test_a_page_of_commands_is_judged() -> None:
     assert "after an impossible action" in judged(steady, bad_from=100)
     assert "beyond its margin" in judged(steady, READY + 3.0)
     assert "6 numbers" in judged(steady[:, :6])
+
+    assert "after an impossible action" in judged(steady, bad_from=149), "one is enough"
+
+
+MOVED = "the arm was to move after an impossible action"
+
+
+class Credulous(Guard):
+    """Lets the first action through that it must not: with the joints in another order."""
+
+    let_through = 0
+
+    def on_action(self, wanted: Wanted) -> Command:
+        if wanted.joints and not self.let_through:
+            self.let_through += 1
+            wanted = wanted._replace(joints=())
+        return super().on_action(wanted)
+
+
+class Wire:
+    """The graph of a `Listener` without a graph: a guard that answers, on the listener's own thread.
+
+    Args:
+        guard: who answers.
+        overtaken: its word about a command comes before the command.
+        lost: the number of the one command that never comes.
+    """
+
+    def __init__(self, guard: Guard, overtaken: bool, lost: int = 0) -> None:
+        self.guard, self.overtaken, self.lost = guard, overtaken, lost
+        self.actions: queue.Queue[Any] = queue.Queue()
+        self.hears: dict[str, Any] = {}
+        self.looks: list[Any] = []
+
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For all that the listener asks ROS for."""
+        node = types.SimpleNamespace(
+            create_timer=lambda _, callback: self.looks.append(callback), destroy_node=lambda: None
+        )
+        tables = {
+            name: types.SimpleNamespace(
+                publisher=lambda _, name=name: types.SimpleNamespace(publish=getattr(self, f"on_{name.lower()}", None)),
+                subscription=lambda _, callback, name=name, **__: self.hears.update({name: callback}),
+                client=lambda _: None,
+            )
+            for name in ("POLICY_ACTION", "JOINT_STATES", "COMMANDS", "GUARD_STATE", "GUARD_RESET")
+        }
+        executor = types.SimpleNamespace(
+            add_node=lambda _: None, wake=lambda: None, spin_until_future_complete=self.spin
+        )
+        monkeypatch.setattr(fuzz_faults, "topics", types.SimpleNamespace(STREAM=None, **tables))
+        monkeypatch.setattr(fuzz_faults.rclpy, "create_node", lambda *_, **__: node)
+        monkeypatch.setattr(fuzz_faults, "new_executor", lambda _: executor)
+
+    def on_policy_action(self, message: Any) -> None:
+        self.actions.put(message)
+
+    def on_joint_states(self, message: Any) -> None:
+        self.guard.on_state(np.array(message.position))
+
+    def spin(self, closed: Any, _: float) -> None:
+        looked_at = 0.0
+        while not closed.done():
+            if time.monotonic() - looked_at > fuzz_faults.STATES:
+                looked_at = time.monotonic()
+                for look in self.looks:
+                    look()
+                self.say(self.guard.watch())
+            with contextlib.suppress(queue.Empty):
+                self.say(self.guard.on_action(to_wanted(self.actions.get(timeout=0.001))))
+
+    def say(self, command: Command | None) -> None:
+        if command is None:
+            return
+        state = to_guard_state(command, 0, self.guard.interventions, self.guard.commands, self.guard.counts.tolist())
+        words = [("COMMANDS", to_velocity_command(command.velocity)), ("GUARD_STATE", serialize_message(state))]
+        for name, message in reversed(words) if self.overtaken else words:
+            if name == "GUARD_STATE" or self.guard.commands != self.lost:
+                self.hears[name](message)
+
+
+def play(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One page of calm actions and impossible ones, the first of them a movement of other joints; what is wrong."""
+    wire.stand_in(monkeypatch)
+    monkeypatch.setattr(fuzz_faults, "LOST", 0.5)
+    monkeypatch.setattr(fuzz_faults, "PATIENCE", 3.0)
+    document = yaml.safe_load(find_profile(fuzz_faults.PROFILE).read_text())
+    listener = fuzz_faults.Listener(types.SimpleNamespace(context=None), document)  # type: ignore[arg-type]
+    try:
+        wait_for(listener.is_answered, 10.0)
+        calm = [{"velocity": np.full(7, 0.05)}] * 60
+        others = {"velocity": np.full(7, -0.05), "joint_names": listener.names[::-1]}
+        rest = [{"velocity": np.full(7, np.nan)}] * 3
+        listener.page(calm, [others, *rest])
+        return " ".join(listener.judge())
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "found"), [(Guard, ""), (Credulous, "the arm was to move after an impossible action")]
+)
+def test_one_impossible_action_that_is_let_through_is_seen(
+    kind: type[Guard], found: str, overtaken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command is the first after the last possible one's, whatever overtakes what on its way."""
+    guard = kind(load_profile(find_profile(fuzz_faults.PROFILE)), GuardSettings())
+    assert play(Wire(guard, overtaken), monkeypatch) == found
+    assert guard.mode is Mode.FAULT and getattr(guard, "let_through", 1) == 1
+
+
+def test_a_page_of_which_a_command_was_not_heard_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(load_profile(find_profile(fuzz_faults.PROFILE)), GuardSettings())
+    with pytest.raises(TimeoutError, match="the guard does not answer any more"):
+        play(Wire(guard, overtaken=False, lost=30), monkeypatch)
 
 
 def test_hostile_wishes_are_numbers_beyond_the_limits_and_impossible_ones_are_each_a_fault() -> None:

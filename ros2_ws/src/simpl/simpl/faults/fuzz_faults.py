@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 import threading
 import time
@@ -38,6 +39,10 @@ WINDOW = 100
 """Commands over which a change of velocity is judged by time."""
 TICK = struct.Struct("<20xQ")
 """Where a GuardState on the wire says which action it answers: behind the stamp and an empty name of a frame."""
+NUMBER = struct.Struct("<Q")
+"""Its last number: how many commands the guard has sent."""
+SETTLED = 20
+"""So many looks 0.01 s apart must agree on how many commands went out before we heard any."""
 LOST = 2.0
 """After so long without an answer an action is sent again [s]."""
 NAMESPACE = "hostile"
@@ -58,7 +63,9 @@ def fuzz_1000000(stage: Stage) -> str:
     profile.write_text(yaml.safe_dump(document))
     listener, draw = Listener(stage.rig, document), np.random.default_rng(pages)
     try:
-        stage.rig.start("guard", profile=profile, remap={"__ns": f"/{NAMESPACE}"})
+        # Who judges hears every command; as in a controller, only the newest one would count.
+        depth = {f"qos_overrides./{NAMESPACE}/{topics.COMMANDS.name}.publisher.depth": 1000}
+        stage.rig.start("guard", profile=profile, remap={"__ns": f"/{NAMESPACE}"}, **depth)
         wait_for(listener.is_answered, PATIENCE, "the guard does not answer")
         stage.strike(lambda: None)
         for _ in range(pages):
@@ -90,6 +97,9 @@ class Heard(NamedTuple):
 class Listener:
     """Plays policy and arm to a guard: hears each command and moves by it; an action that is answered brings the next.
 
+    An action is answered when the guard has said so and all the commands are here that it had sent by then, whichever
+    comes first: what is heard after the first impossible action is an answer to none before it.
+
     Attributes:
         checker: of the limits.
         names: of the joints.
@@ -110,6 +120,8 @@ class Listener:
         self._velocity, self._at = np.zeros(self._position.size), time.monotonic()
         self._left: Iterator[dict[str, Any]] = iter(())
         self._bad_from = 0
+        self._said = self._unheard = 0  # commands, as the guard counts them; those before we were there
+        self._due = math.inf  # so many must be here before the next action, once this one is answered
         self._done = threading.Event()
         self._tick = self._episode = 0
         self._sent = (0.0, 0.0)  # when the last two actions were
@@ -149,10 +161,14 @@ class Listener:
         self._episode += 1
 
     def is_answered(self) -> bool:
-        """Whether an action at rest has brought a command about."""
+        """Whether an action at rest has brought a command about, and it is known how many there were before it."""
         self._act({"velocity": np.zeros(len(self.names))})
-        time.sleep(0.1)
-        return bool(self._heard)
+        unheard = set()
+        for _ in range(SETTLED):  # the guard repeats its zeros meanwhile: a command and its answer, one after the other
+            time.sleep(0.01)
+            unheard.add(self._said - self.commands)
+        self._unheard = max(unheard)
+        return bool(self._heard) and self._said > 0 and len(unheard) == 1
 
     def page(self, first: Actions, then: Actions) -> None:
         """Send all of them, each when the one before is answered; `then` are impossible.
@@ -160,6 +176,7 @@ class Listener:
         Raises:
             TimeoutError: no answer comes any more.
         """
+        self._due = math.inf
         self._done.clear()
         self._bad_from = 2**63
         self._left = itertools.chain(first, self._mark(), then)
@@ -192,7 +209,7 @@ class Listener:
     def _act(self, fields: dict[str, Any]) -> None:
         self._tick += 1
         self.actions += 1
-        self._sent = self._sent[1], time.monotonic()
+        self._sent, self._due = (self._sent[1], time.monotonic()), math.inf
         stamp = fields.get("stamp", time.time_ns())
         message = PolicyAction(header=header(stamp), tick=self._tick, episode=self._episode, active=True)
         message.velocity = float64_field(fields["velocity"])
@@ -212,9 +229,18 @@ class Listener:
         self._heard.append(Heard(now, self._sent[0], command, self._position))
         if command.shape == self._velocity.shape and np.isfinite(command).all():
             self._velocity = command
+        self._go_on()
 
     def _on_answer(self, message: bytes) -> None:
+        self._said = NUMBER.unpack(message[-NUMBER.size :])[0]
         if TICK.unpack_from(message)[0] == self._tick:
+            self._due = self._said - self._unheard
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send the next action if the last one is answered."""
+        if self.commands >= self._due:
+            self._due = math.inf
             self._next()
 
     def _on_time(self) -> None:
@@ -239,7 +265,7 @@ def problems(heard: Sequence[Heard], checker: LimitChecker, bad_from: int) -> li
     found = checker.problems(np.arange(len(sent)) * checker.period, sent, [*positions, positions[-1]])
     if found:
         return found
-    if np.any(sent[bad_from + 1 :]):  # the answer to the last possible one may still have been under way
+    if np.any(sent[bad_from:]):
         found.append("the arm was to move after an impossible action")
     hasty = sum(too_quick(heard, checker.acceleration, span) for span in (1, WINDOW))
     return [*found, *([f"{hasty} changes of velocity came too quickly"] if hasty else [])]
