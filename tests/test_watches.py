@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from simpl_interfaces.msg import GuardState
 
-from simpl.core.guard import Mode
+from simpl.core.guard import Flags, Mode
 from simpl.core.guard_watch import LOOK, GuardWatch, guard_patience
 from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.profile import load_profile
@@ -72,15 +72,15 @@ def test_while_the_arm_moves_another_word_is_due_without_an_action():
 class Desk:
     """A takeover with a clock and without a graph."""
 
-    def __init__(self, monkeypatch, patience=0.05):
-        self.time, self.zeros, self.publishers = 10.0, [], []
-        publisher = SimpleNamespace(publish=self.zeros.append)
+    def __init__(self, monkeypatch, patience=0.05, profile="mujoco_kitchen"):
+        self.time, self.zeros, self.zeros_at, self.publishers, self.words = 10.0, [], [], [], []
+        publisher = SimpleNamespace(publish=lambda zeros: (self.zeros.append(zeros), self.zeros_at.append(self.time)))
         self.zeros_when_said = []
         logger = SimpleNamespace(error=lambda _: self.zeros_when_said.append(len(self.zeros)))
         node = SimpleNamespace(
             get_logger=lambda: logger,
             destroy_publisher=lambda _: self.publishers.clear(),
-            mailbox=lambda _: SimpleNamespace(news=lambda: ()),
+            mailbox=lambda _: SimpleNamespace(news=self.news),
         )
         monkeypatch.setattr(takeover, "time", SimpleNamespace(monotonic=lambda: self.time))
         tables = {
@@ -88,13 +88,25 @@ class Desk:
             "GUARD_STATE": None,
         }
         monkeypatch.setattr(takeover, "interfaces", SimpleNamespace(**tables))
-        self.profile = load_profile(find_profile("mujoco_kitchen"))  # 12.5 Hz
+        self.profile = load_profile(find_profile(profile))  # the kitchen's: 12.5 Hz
         self.takeover = takeover.Takeover(node, self.profile, patience)
         self.takeover.look()
 
     def hears(self, mode, velocity):
-        size = len(self.profile.joints)
-        self.takeover._on_guard(GuardState(mode=int(mode), velocity=[velocity] * size))
+        self.takeover._on_guard(self.word(mode, velocity))
+
+    def word(self, mode, velocity, **fields):
+        return GuardState(mode=int(mode), velocity=[velocity] * len(self.profile.joints), **fields)
+
+    def news(self):
+        """What a mailbox gives: the newest first, each once."""
+        words, self.words = self.words, []
+        return iter([(word, self.time) for word in reversed(words)])
+
+    def looks_at(self, moment):
+        self.time = moment
+        self.takeover.look()
+        return self
 
     def looks(self, seconds, step=0.02):
         """Look after each step, for so long."""
@@ -161,6 +173,117 @@ def test_a_policy_that_was_away_itself_reads_the_answers_before_it_takes_over(mo
     desk.takeover._let_go()
     desk.zeros.clear()
     assert desk.looks(0.4, step=0.2).zeros, "once: it may be away again and again"
+
+
+def test_a_look_takes_the_newest_word_that_waits(monkeypatch):
+    desk = Desk(monkeypatch)
+    for _ in range(100):
+        desk.takeover.watch.sent(desk.time, tick=1)
+        desk.words = [desk.word(Mode.STOPPED, 0.3), desk.word(Mode.RUNNING, 0.0, tick=1)]  # only the older one moves
+        desk.looks(0.02)
+    assert not desk.looks(5.0).publishers and not desk.zeros and desk.takeover.outcome() == ""
+    desk.words = [desk.word(Mode.RUNNING, 0.0), desk.word(Mode.STOPPED, 0.3)]
+    assert desk.looks(0.2).zeros, "the arm moves by the newest one, and nobody ends it"
+
+
+@pytest.mark.parametrize("patience", [0.03, 0.05, 0.115])
+def test_zeros_begin_when_the_patience_is_over_and_not_before(monkeypatch, patience):
+    desk, sent = Desk(monkeypatch, patience), 10.0
+    desk.takeover.watch.sent(sent)
+    for moment in (sent + 0.5 * patience, sent + 0.999 * patience):
+        assert not desk.looks_at(moment).zeros
+    assert desk.publishers, "who is to hear the zeros must have found us by then"
+    assert len(desk.looks_at(sent + 1.001 * patience).zeros) == 1
+    assert not any(desk.zeros[0].data) and len(desk.zeros[0].data) == len(desk.profile.joints)
+
+
+def test_zeros_are_repeated_for_two_seconds_and_then_nobody_has_a_publisher(monkeypatch):
+    desk = Desk(monkeypatch)
+    desk.takeover.watch.sent(desk.time)
+    desk.looks(1.9, step=0.005)
+    assert np.diff(desk.zeros_at).min() > 0.019 and np.diff(desk.zeros_at).max() < 0.026
+    assert desk.publishers
+    desk.looks(8.0, step=0.005)
+    assert desk.zeros_at[-1] - desk.zeros_at[0] == pytest.approx(2.0, abs=0.03)
+    assert not desk.publishers and desk.zeros_when_said == [1], "once, however long the guard is away"
+
+
+def test_a_guard_that_comes_back_is_left_alone_at_once_and_replaced_when_it_dies_again(monkeypatch):
+    desk = Desk(monkeypatch)
+    desk.takeover.watch.sent(desk.time, tick=1)
+    assert desk.looks(0.1, step=0.005).zeros
+    said = len(desk.zeros)
+    desk.words = [desk.word(Mode.RUNNING, 0.0, tick=1)]
+    desk.looks(0.005, step=0.005)
+    assert len(desk.zeros) == said and not desk.publishers, "not one more beside the guard's own"
+    desk.looks(1.0, step=0.005)
+    assert len(desk.zeros) == said and not desk.publishers
+    desk.takeover.watch.sent(desk.time, tick=2)
+    assert len(desk.looks(0.1, step=0.005).zeros) > said
+    assert len(desk.zeros_when_said) == 2, "told of again"
+
+
+@pytest.mark.parametrize("rate", [12.5, 50.0, 100.0])
+@pytest.mark.parametrize("look", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("death", [0.001, 0.5, 0.999, 1.0])
+def test_zeros_come_in_time_whenever_in_a_period_the_guard_dies(monkeypatch, rate, look, death):
+    """It answers each action within a millisecond, until it dies a part of a period after one; we look in between.
+
+    The arm moves (RUNNING). The first look is a part of `LOOK` after the first action; 1.0 is a death in the moment of
+    the next action, which gets no answer.
+    """
+    period = 1.0 / rate
+    desk = Desk(monkeypatch, guard_patience(period))
+    desk.takeover._period = period
+    start, actions = desk.time, 20
+    dies = start + (actions + death) * period
+    events = sorted(
+        [(start + k * period, 0, k + 1) for k in range(2 * actions)]
+        + [(start + k * period + 1e-3, 1, k + 1) for k in range(2 * actions) if start + k * period + 1e-3 < dies]
+        + [(start + look * LOOK + k * LOOK, 2, 0) for k in range(round((2 * actions * period) / LOOK))]
+    )
+    for moment, kind, tick in events:
+        desk.time = moment
+        if kind == 0:
+            desk.takeover.watch.sent(moment, tick)
+        elif kind == 1:
+            desk.words.append(desk.word(Mode.RUNNING, 0.3, tick=tick))
+        else:
+            desk.takeover.look()
+        assert not desk.zeros or moment > dies, "it lives"
+    assert desk.zeros_at[0] - dies <= max(0.1, 2.0 * period) + 1e-9
+    assert desk.zeros_at[0] - dies > guard_patience(period) - 1e-3
+
+
+def test_who_follows_trajectories_comes_to_rest_without_us_but_the_episode_ends(monkeypatch):
+    desk = Desk(monkeypatch, profile="iiwa14")
+    desk.takeover.watch.sent(desk.time)
+    desk.looks(1.1)
+    assert not desk.zeros and desk.takeover.outcome() == "the guard does not answer"
+    assert desk.takeover.may_end()
+
+
+def test_the_policy_may_end_when_the_arm_is_at_rest_or_the_zeros_have_been_heard(monkeypatch):
+    desk = Desk(monkeypatch)
+    assert desk.takeover.may_end(), "nothing has moved"
+    desk.takeover.watch.sent(desk.time, tick=1)
+    assert not desk.takeover.may_end(), "nobody knows yet what has become of the last action"
+    desk.hears(Mode.RUNNING, 0.3)
+    assert not desk.takeover.may_end()
+    desk.hears(Mode.STOPPED, 0.0)
+    assert desk.takeover.may_end()
+    for speed, may_end in ((0.3, False), (0.0, True)):
+        desk.takeover.watch.sent(desk.time, tick=2)
+        desk.words = [desk.word(Mode.STOPPED, speed, flags=int(Flags.SHUTDOWN))]
+        desk.looks(0.005, step=0.005)
+        assert desk.takeover.may_end() == may_end, "the guard ended with the arm at rest, or did not"
+        desk.takeover.watch.sent(desk.time, tick=3)
+        assert desk.takeover.may_end() == may_end, "an action that came after its end moves nothing"
+    desk.hears(Mode.RUNNING, 0.0)
+    desk.takeover.watch.sent(desk.time, tick=4)
+    desk.looks(0.06, step=0.005)
+    assert desk.zeros and not desk.takeover.may_end(), "discovery takes its time"
+    assert desk.looks(0.3, step=0.005).takeover.may_end()
 
 
 def test_an_answer_that_overtakes_the_end_of_publishing_leaves_nothing_unanswered():
