@@ -24,8 +24,9 @@ from pathlib import Path
 
 import onnxruntime
 
-from export.manifest import GOLDEN, LEARNER, MANIFEST, FileEntry, Manifest, json_object
+from export.manifest import GOLDEN, IN_THE_LOOP, LEARNER, MANIFEST, FileEntry, Manifest, json_object
 from export.verify import Golden, check_model, load_model, read_files, read_golden, read_manifest
+from export.weights import read_operators
 from simpl_core.errors import BundleError
 
 
@@ -79,6 +80,21 @@ class Bundle:
             raise BundleError(f"bundle {self.folder} has no {role!r}; it has {', '.join(parts)}")
         return self.folder / (role if role == "learner" else f"{role}.onnx")
 
+    def arithmetic(self) -> str:
+        """What the layers of the networks that a control loop waits for compute in, such as "float32".
+
+        An update chooses anew (`to_onnx.FAST`): float32 where that agrees with PyTorch. Read from the graphs; the
+        layers of the fast ones are Gemm, and of those alone (`graphs`).
+
+        Raises:
+            OSError: a file is gone.
+        """
+        fast = {role: "Gemm" in read_operators(self.path(role).read_bytes()) for role in IN_THE_LOOP}
+        kinds = {role: "float32" if is_fast else "float64" for role, is_fast in fast.items()}
+        if len(set(kinds.values())) == 1:
+            return kinds[IN_THE_LOOP[0]]
+        return ", ".join(f"{role} {kind}" for role, kind in kinds.items())
+
 
 def describe(bundle: Bundle) -> str:
     """A summary for people, several lines."""
@@ -97,7 +113,7 @@ def describe(bundle: Bundle) -> str:
             f"parent   {manifest.parent_version or 'none: exported from a training run'}",
             f"robot    {robot.task_family}, {manifest.state_dim} observations, {manifest.action_dim} joints, "
             f"{robot.control_rate_hz:g} Hz",
-            f"skills   H {manifest.horizon} steps, z {manifest.z_dim}, e {manifest.e_dim}",
+            f"skills   H {manifest.horizon} steps, z {manifest.z_dim}, e {manifest.e_dim}; {bundle.arithmetic()}",
             f"files    {len(manifest.files)}, {size / 1e6:.1f} MB, opset {manifest.opset}"
             + (", with a checkpoint for the learner" if LEARNER[0] in manifest.files else ""),
             f"made by  {source or 'unknown'}",

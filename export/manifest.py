@@ -17,6 +17,8 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 GOLDEN = "golden.json"
 NETWORKS = ("skill_decoder", "skill_policy", "skill_prior", "task_encoder")
+IN_THE_LOOP = ("skill_decoder", "skill_policy")
+"""Those that a control loop waits for."""
 REWARD = "reward_decoder"
 """Optional: what a step was worth, for robots on which nothing sees the objects."""
 LEARNER = ("learner/config.json", "learner/provenance.json", "learner/weights.safetensors")

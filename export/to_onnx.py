@@ -25,7 +25,7 @@ from export.graphs import (
     skill_prior_graph,
     task_encoder_graph,
 )
-from export.manifest import GOLDEN, LEARNER, Manifest, Robot, Signature, json_object
+from export.manifest import GOLDEN, IN_THE_LOOP, LEARNER, Manifest, Robot, Signature, json_object
 from export.robots import KITCHEN
 from export.verify import Golden, new_session, write_golden
 from simpl_core.checkpoint import Models, build_models, load_checkpoint
@@ -35,8 +35,8 @@ from simpl_core.networks import SkillDecoder, SkillPolicy
 TOLERANCE = 1e-5
 """|onnx - torch| <= TOLERANCE (1 + |torch|): absolute for small answers, relative for large ones."""
 
-FAST = ("skill_decoder", "skill_policy")
-"""Networks that a control loop waits for: in float32 where that keeps `TOLERANCE`, else in float64 as the others."""
+FAST = IN_THE_LOOP
+"""In float32 where that keeps `TOLERANCE`, else in float64 as the others."""
 
 CHECKS = 1000
 """Random inputs, and at most as many recorded ones, on which every network must agree."""

@@ -1,8 +1,9 @@
-"""The weights inside an ONNX file, read with numpy alone: a robot has no `onnx` package.
+"""What is inside an ONNX file, read with numpy alone: a robot has no `onnx` package.
 
 An ONNX file is one protocol-buffers message; this walks ModelProto.graph (field 7) -> GraphProto.initializer
-(field 5) -> TensorProto. The only storage accepted is `raw_data`, which is what this project writes: so
-weights kept in other files ("external data") are refused, whatever path they name.
+(field 5) -> TensorProto, or -> GraphProto.node (field 1) -> NodeProto.op_type (field 4).
+The only storage accepted is `raw_data`, which is what this project writes: so weights kept in other files ("external
+data") are refused, whatever path they name.
 Format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from simpl_core.errors import BundleError
 
-_GRAPH, _INITIALIZER = 7, 5
+_GRAPH, _INITIALIZER, _NODE, _OP_TYPE = 7, 5, 1, 4
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA = 1, 2, 8, 9
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 7: np.dtype("<i8"), 9: np.dtype("?"), 11: np.dtype("<f8")}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -39,6 +40,23 @@ def read_weights(model: bytes) -> dict[str, NDArray[np.generic]]:
     if not weights:
         raise BundleError("no weights inside; not an ONNX model")
     return weights
+
+
+def read_operators(model: bytes) -> set[str]:
+    """Kinds of the nodes of a serialised ONNX model, such as "MatMul".
+
+    Raises:
+        BundleError: the bytes are no whole ONNX model.
+    """
+    return {
+        bytes(kind).decode("utf-8", "replace")
+        for field, graph in _fields(memoryview(model))
+        if field == _GRAPH and isinstance(graph, memoryview)
+        for inner, node in _fields(graph)
+        if inner == _NODE and isinstance(node, memoryview)
+        for innermost, kind in _fields(node)
+        if innermost == _OP_TYPE and isinstance(kind, memoryview)
+    }
 
 
 def _tensor(message: memoryview) -> tuple[str, NDArray[np.generic]]:

@@ -41,6 +41,7 @@ def test_late_ticks_are_told_once() -> None:
     assert late.level is Level.WARN and late.message.startswith("2 late ticks")
     broken = health.of_policy(status(state="error", reason="a tick failed", missed=7), 5)
     assert broken.level is Level.ERROR and broken.message == "a tick failed"
+    assert health.of_policy(status(arithmetic="float64"), 0).values["arithmetic"] == "float64"
 
 
 @pytest.mark.parametrize(

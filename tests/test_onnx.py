@@ -17,11 +17,12 @@ from torch import nn
 
 import export.to_onnx
 from export import to_onnx
-from export.bundle import Bundle, diff_files
+from export.bundle import Bundle, describe, diff_files
 from export.graphs import skill_decoder_graph, skill_policy_graph, skill_prior_graph
 from export.manifest import NETWORKS, Signature
 from export.to_onnx import KITCHEN, TOLERANCE, compare, export_bundle, reference, update_policy
 from export.verify import new_session
+from export.weights import read_operators
 from simpl_core.checkpoint import Models, load_checkpoint, load_models, save_checkpoint
 from simpl_core.errors import BundleError, CheckpointError
 from simpl_core.networks import SkillDecoder, SkillPolicy, SkillPrior
@@ -133,6 +134,7 @@ def test_what_a_control_loop_waits_for_computes_in_float32_where_that_agrees(ran
         exact = reference(decoder)
         graph, arithmetic, difference = to_onnx._graph("skill_decoder", decoder, exact, [inputs], signature)
         assert graph == skill_decoder_graph(decoder, signature, fast=fast)
+        assert ("Gemm" in read_operators(graph)) == fast
         assert arithmetic == ("float32" if fast else "float64") and difference <= TOLERANCE
     check = Bundle.open(export_bundle(random_run, tmp_path / "out")).manifest.provenance["export_check"]
     assert check["arithmetic"] == {name: "float32" if name in to_onnx.FAST else "float64" for name in NETWORKS}
@@ -256,6 +258,15 @@ class TestUpdatePolicy:
             wanted = policy(state, e)
         np.testing.assert_allclose(mean, wanted.mean, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(scale, wanted.scale, rtol=1e-5, atol=1e-5)
+
+    def test_an_update_that_computes_otherwise_than_its_parent_says_so(self, bundle, models, tmp_path, monkeypatch):
+        assert bundle.arithmetic() == "float32" and "; float32" in describe(bundle)
+        monkeypatch.setattr(to_onnx, "FAST", ())
+        child = update_policy(bundle, tuned(models.skill_policy), tmp_path / "child", {})
+        assert Bundle.open(child.folder).arithmetic() == "skill_decoder float32, skill_policy float64"
+        monkeypatch.undo()
+        grandchild = update_policy(child, tuned(models.skill_policy, 0.1), tmp_path / "grandchild", {})
+        assert grandchild.arithmetic() == "float32"
 
     def test_grandchildren_and_other_file_systems(self, bundle, models, tmp_path, monkeypatch):
         """Where no links can be made, files are copied."""

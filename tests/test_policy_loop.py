@@ -231,16 +231,17 @@ def test_ending_in_real_time_is_done_with_the_terminal_tick():
 
 def test_a_staged_model_acts_from_the_next_episode_on_and_the_previous_is_kept(lockstep):
     lockstep.loop.begin_episode(1, E, 0, 1.0)
-    lockstep.loop.stage(make_model("v2", gain=1.0))
+    lockstep.loop.stage(make_model("v2", gain=1.0)._replace(arithmetic="float64"))
     lockstep.see(1)
     assert lockstep.tick().model_version == "v1"
     assert lockstep.loop.status()[1:3] == ("v1", "v2")
+    assert lockstep.loop.status().arithmetic == "", "of the one that acts"
     lockstep.loop.end_episode()
     lockstep.see(2)
     assert lockstep.tick().model_version == "v1"
     assert lockstep.loop.begin_episode(2, E, 0, 1.0) == "v2"
     lockstep.see(3)
-    assert lockstep.tick().model_version == "v2"
+    assert lockstep.tick().model_version == "v2" and lockstep.loop.status().arithmetic == "float64"
     assert lockstep.loop.previous.version == "v1"
     assert lockstep.loop.model("v1") is lockstep.loop.previous
     assert lockstep.loop.model("v3") is None

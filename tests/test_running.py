@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from simpl.core.policy_loop import LoadedModel
 from simpl.front import bench_control, monitor
 from simpl.nodes import arm_sim, franka_fci, guard, policy, running
 
@@ -96,6 +97,24 @@ assert franka_fci.main(["--ros-args", "-p", "robot_ip:=127.0.0.1", "-p", "priori
 assert done == [9, "the arm"], done
 """
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, **LOOPBACK})
+
+
+@pytest.mark.parametrize(("acting", "kind"), [("", "info"), ("float64", "info"), ("float32", "warning")])
+def test_a_model_that_computes_otherwise_than_the_one_that_acts_is_told_of(acting: str, kind: str) -> None:
+    done: list[tuple[str, object]] = []
+    model = LoadedModel(runner=None, version="0123456789abcdef", e_dim=1, action_scale=[1.0], arithmetic="float64")  # type: ignore[arg-type]
+    node: Any = SimpleNamespace(
+        _loop=SimpleNamespace(
+            stage=lambda staged: done.append(("stage", staged)), status=lambda: SimpleNamespace(arithmetic=acting)
+        ),
+        get_logger=lambda: SimpleNamespace(
+            info=lambda line: done.append(("info", line)), warning=lambda line: done.append(("warning", line))
+        ),
+    )
+    policy.PolicyNode._stage(node, model)
+    assert done[0] == ("stage", model) and [one for one, _ in done] == ["stage", kind]
+    assert "model 0123456789ab" in str(done[1][1]) and "computes in float64" in str(done[1][1])
+    assert ("the model that acts in float32" in str(done[1][1])) == (kind == "warning")
 
 
 def test_real_time_priority_is_taken_by_all_threads_or_refused_with_a_reason() -> None:

@@ -49,6 +49,7 @@ def of_policy(status: LoopStatus, missed_before: int) -> Health:
     """`missed_before` is the count of late ticks that was told last."""
     values = {
         "model": status.model_version,
+        "arithmetic": status.arithmetic,
         "ticks": status.ticks,
         "missed": status.missed,
         "rate [Hz]": round(status.rate_hz, 2),

@@ -199,6 +199,7 @@ class PolicyLoop:
             latency_p50=p50,
             latency_p99=p99,
             reason=str(failure or self._reason),
+            arithmetic=model.arithmetic if model else "",
         )
 
     def busy(self) -> float:

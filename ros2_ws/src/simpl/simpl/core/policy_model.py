@@ -45,6 +45,7 @@ def load_policy_model(path: Path, profile: RobotProfile) -> LoadedModel:
         e_dim=bundle.manifest.e_dim,
         action_scale=np.array(robot.action_scale, dtype=np.float64),
         periods=periods,
+        arithmetic=bundle.arithmetic(),
     )
 
 

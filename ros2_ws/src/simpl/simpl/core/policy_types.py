@@ -54,6 +54,7 @@ class LoadedModel(NamedTuple):
         e_dim: size of a task embedding.
         action_scale: velocity of each joint at action 1 (A,) [rad/s, m/s].
         periods: control periods that an action lasts; commands in between are interpolated.
+        arithmetic: that its networks compute in, such as "float32".
     """
 
     runner: Runner
@@ -61,6 +62,7 @@ class LoadedModel(NamedTuple):
     e_dim: int
     action_scale: NDArray[np.float64]
     periods: int = 1
+    arithmetic: str = ""
 
 
 class PolicyTick(NamedTuple):
@@ -83,7 +85,7 @@ class PolicyTick(NamedTuple):
 
 
 class LoopStatus(NamedTuple):
-    """Health of the loop, as in PolicyStatus.msg; latencies in [ms]."""
+    """Health of the loop, as in PolicyStatus.msg; latencies in [ms]; `arithmetic` of the model that acts."""
 
     state: str
     model_version: str
@@ -94,6 +96,7 @@ class LoopStatus(NamedTuple):
     latency_p50: float
     latency_p99: float
     reason: str = ""
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from simpl.core import health
 from simpl.core.guard_watch import guard_patience
 from simpl.core.homing import HomeRunner
 from simpl.core.phase import Phase
-from simpl.core.policy_loop import LoopSettings, PolicyLoop, PolicyTick
+from simpl.core.policy_loop import LoadedModel, LoopSettings, PolicyLoop, PolicyTick
 from simpl.core.policy_model import load_policy_model
 from simpl.core.robot_state import RobotState, StateError
 from simpl.nodes.diagnostics import Diagnostics
@@ -154,7 +154,7 @@ class PolicyNode(Recipient, LifecycleNode):
                     f"rate_hz is {self._settings.rate_hz}; robot profile {self._profile.name} is driven at "
                     f"{self._profile.control_rate_hz} Hz"
                 )
-            self._loop.stage(load_policy_model(Path(self._bundle), self._profile))
+            self._stage(load_policy_model(Path(self._bundle), self._profile))
         except SimplError as error:
             self.get_logger().fatal(str(error))
             return FAILURE
@@ -313,7 +313,7 @@ class PolicyNode(Recipient, LifecycleNode):
         loading = self._worker.submit(load_policy_model, Path(request.path), self._profile)
         try:
             model = await self._finished(loading)
-            self._loop.stage(model)
+            self._stage(model)
             response.success, response.model_version = True, model.version
         except SimplError as error:
             response.message = str(error)
@@ -323,6 +323,16 @@ class PolicyNode(Recipient, LifecycleNode):
             self.get_logger().error(f"model refused:\n{traceback.format_exc()}")
         self._publish_status()
         return response
+
+    def _stage(self, model: LoadedModel) -> None:
+        """Let it act from the next episode on, and say how it computes: each export chooses that anew."""
+        self._loop.stage(model)
+        before = self._loop.status().arithmetic
+        line = f"model {model.version[:12]} is ready for the next episode; it computes in {model.arithmetic}"
+        if before and before != model.arithmetic:
+            self.get_logger().warning(f"{line}, the model that acts in {before}")
+        else:
+            self.get_logger().info(line)
 
     async def _wait_for_guard(self) -> None:
         """An action that no guard hears, or lets pass, is lost; in lockstep time would stand still for ever."""
