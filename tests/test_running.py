@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,6 +131,27 @@ assert found == {os.SCHED_FIFO} or refused, (found, refused)
 assert not set_priority(0) and os.sched_getscheduler(0) == os.SCHED_OTHER
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_profile_of_the_documents_keeps_nodes_out_of_shared_memory(tmp_path: Path) -> None:
+    """In a network of its own, which ends here. With the discovery range of every day a profile changes nothing."""
+    text = (Path(__file__).parents[1] / "docs" / "robot.md").read_text()
+    profile = tmp_path / "udp.xml"
+    profile.write_text(textwrap.dedent(text[text.index("    <?xml") : text.index("</profiles>")] + "</profiles>\n"))
+    program = """
+import rclpy
+rclpy.init()
+node = rclpy.create_node("looked_at")
+print(any("/dev/shm/fastdds" in line for line in open("/proc/self/maps")))
+rclpy.shutdown()
+"""
+    alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-c", program]
+    if subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], capture_output=True).returncode:
+        pytest.skip("no network namespace can be made here")
+    for reach, uses_shared_memory in (("SUBNET", "False"), ("LOCALHOST", "True")):
+        settings = {"FASTDDS_DEFAULT_PROFILES_FILE": str(profile), "ROS_AUTOMATIC_DISCOVERY_RANGE": reach}
+        found = subprocess.run(alone, check=True, capture_output=True, text=True, env={**os.environ, **settings})
+        assert found.stdout.strip() == uses_shared_memory, reach
 
 
 def test_what_loads_models_comes_after_the_loop_that_started_it() -> None:
