@@ -6,6 +6,7 @@ asserted is what was measured at the joints, and that it ends, never how soon.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 pytest.importorskip("simpl_interfaces", reason="the ROS workspace is not built: make ros")
@@ -22,6 +24,7 @@ pytest.importorskip("franky", reason="the extra `franka` is not installed")
 pytest.importorskip("franky_sim", reason="the extra `franka-sim` is not installed")
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.srv import ListParameters
 from ros_rig import Log, RosRig, wait_for
 
 from simpl import interfaces as topics
@@ -213,6 +216,19 @@ def test_a_franka_arm_moves_obeys_stops_and_recovers(lab: Lab, policy: Policy) -
     status, output = lab.rig.finish("franka_fci")
     assert status == 0, output
     assert "command dropped" in output
+
+
+def test_the_driver_has_its_parameters_and_goes_before_the_guard_where_that_is_granted(lab: Lab) -> None:
+    path = Path(__file__).parents[1] / "ros2_ws" / "src" / "simpl" / "config" / "control.params.yaml"
+    written = yaml.safe_load(path.read_text())["/**/franka_fci"]["ros__parameters"]
+    names = lab.rig.call(topics.Service("franka_fci/list_parameters", ListParameters)).result.names
+    own = sorted(name for name in names if name != "use_sim_time" and not name.startswith(("qos_", "start_type")))
+    assert sorted(written) == own
+    process = lab.rig.processes["franka_fci"].pid
+    threads = [int(one.name) for one in Path(f"/proc/{process}/task").iterdir()]
+    lowest = min(os.sched_getparam(thread).sched_priority for thread in threads)
+    granted = not subprocess.run(["chrt", "--fifo", str(written["priority"]), "true"], capture_output=True).returncode
+    assert lowest == (written["priority"] if granted else 0), "the threads of the arm's library, too"
 
 
 def test_the_end_of_a_session_brakes_an_arm_in_motion() -> None:
