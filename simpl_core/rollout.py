@@ -7,10 +7,10 @@ number of slots nor the order of jobs matters.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,15 @@ from simpl_core.networks import Decoder, SkillDecoder
 
 ROW_BLOCK = 16
 """Batches are padded to a multiple: a few rows alone, or the tail of a vector loop, round differently."""
+
+FIRST_ROOM = 64
+"""Skills of an episode for which there is room at first."""
+
+_ENDLESS = np.iinfo(np.int64).max
+
+
+Where: TypeAlias = NDArray[np.int64] | slice
+"""Which slots."""
 
 
 class StepResult(Protocol):
@@ -127,51 +136,101 @@ class SkillActor:
     def actions(self, states: Float32, z: Float32) -> Float32:
         """Decoder's actions until it looks again (n, 1 or H, A), clipped to [-1, 1]."""
         if self._direct is not None:
-            decoded = self._direct(torch.cat([_padded(states), _padded(z)], dim=1)).unsqueeze(1)
+            decoded = self._direct(_padded(states, z)).unsqueeze(1)
         else:
             decoded = self._decoder.decode(_padded(states).unsqueeze(1), _padded(z))
         actions: Float32 = decoded[: len(states)].clamp(-1.0, 1.0).numpy()
         return actions
 
 
+@dataclass(frozen=True)
 class _Running:
-    """An episode in the making."""
+    """An episode in the making: whose it is, what its skills are drawn with, and those so far."""
 
-    def __init__(self, index: int, job: RolloutJob, observation: NDArray[Any]) -> None:
-        self.index, self.job = index, job
-        self.observations = [np.asarray(observation, np.float32)]
-        self.actions: list[Float32] = []
-        self.rewards: list[float] = []
-        self.skills: list[Float32] = []
-        self.starts: list[int] = []
-        self.planned: deque[Float32] = deque()
-        self._noise = np.random.default_rng([job.seed, 1])
+    index: int
+    job: RolloutJob
+    noise: np.random.Generator
+    skills: list[Float32] = field(default_factory=list)
 
-    def draw_skill(self, mean: Float32, scale: Float32) -> None:
-        noise = self._noise.standard_normal(len(mean), dtype=np.float32)
-        self.begin_skill(mean + np.float32(self.job.temperature) * noise * scale)
 
-    def begin_skill(self, z: Float32) -> None:
-        self.starts.append(len(self.actions))
-        self.skills.append(z)
-        self.planned.clear()
+class _Table:
+    """What running episodes saw and did: arrays of (time, slot, ...) out of which an episode is cut when it ends.
 
-    def played(self, horizon: int) -> bool:
-        """Whether the job named its skills and this was the last step of the last one."""
-        return self.job.skills is not None and len(self.actions) == horizon * len(self.job.skills)
+    One clock counts for all, so that what all do in a step is one row. Actions are written as they are planned: those
+    of an open-loop decoder lie ahead of the clock.
+    """
 
-    def finish(self, terminated: bool, truncated: bool, period: float) -> Episode:
-        return Episode(
-            observations=np.stack(self.observations),
-            actions=np.stack(self.actions),
-            rewards=np.array(self.rewards, np.float32),
+    def __init__(self, env: SlotEnv, horizon: int) -> None:
+        room, slots = FIRST_ROOM * horizon, env.num_slots
+        self.horizon, self.now, self.looks_ahead = horizon, 0, False
+        self.running: dict[int, _Running] = {}
+        self.began, self.ends = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
+        self.observations = np.zeros((room, slots, env.observation_size), np.float32)
+        self.actions = np.zeros((room, slots, env.action_size), np.float32)
+        self.rewards = np.zeros((room, slots), np.float32)
+        self.z = np.zeros((slots, 0), np.float32)
+
+    def begin(self, slot: int, running: _Running, observation: NDArray[Any]) -> None:
+        self.running[slot] = running
+        skills = running.job.skills
+        self.began[slot] = self.now
+        self.ends[slot] = _ENDLESS if skills is None else self.now + self.horizon * len(skills)
+        self.observations[self.now, slot] = observation
+        self._look_who_runs()
+
+    def begin_skills(self, slots: Sequence[int], z: Float32) -> None:
+        """Skills `z` (n, Z) begin in `slots`."""
+        if self.z.shape[1] != z.shape[1]:
+            self.z = np.zeros((len(self.z), z.shape[1]), np.float32)
+        self.z[slots] = z
+        for slot, skill in zip(slots, z, strict=True):
+            self.running[slot].skills.append(skill)
+
+    def plan(self, where: Where, actions: Float32) -> None:
+        """From now on slots will play `actions` (n, 1 or H, A)."""
+        ahead = actions.shape[1]
+        self.looks_ahead = ahead > 1
+        self.actions[self.now : self.now + ahead, where] = actions.swapaxes(0, 1)
+
+    def add(self, result: StepResult) -> None:
+        """All have played what was planned for now."""
+        self.rewards[self.now, self.where] = result.rewards
+        self.now += 1
+        self.observations[self.now, self.where] = result.observations
+        if self.now + self.horizon >= len(self.actions):
+            self._make_room()
+
+    def end(self, slot: int, terminated: bool, period: float) -> tuple[int, Episode]:
+        """Index of the job in `slot` and its episode; the slot is idle then."""
+        ended = self.running.pop(slot)
+        self._look_who_runs()
+        began, now = int(self.began[slot]), self.now
+        return ended.index, Episode(
+            observations=self.observations[began : now + 1, slot].copy(),
+            actions=self.actions[began:now, slot].copy(),
+            rewards=self.rewards[began:now, slot].copy(),
             terminated=terminated,
-            truncated=truncated,
-            skills=np.stack(self.skills),
-            skill_starts=np.array(self.starts, np.int64),
-            time_stamps=period * np.arange(len(self.observations), dtype=np.float64),
-            header={"task": str(self.job.task), "seed": self.job.seed, "phase": self.job.label},
+            truncated=not terminated,
+            skills=np.stack(ended.skills),
+            skill_starts=self.horizon * np.arange(len(ended.skills), dtype=np.int64),
+            time_stamps=period * np.arange(now - began + 1, dtype=np.float64),
+            header={"task": str(ended.job.task), "seed": ended.job.seed, "phase": ended.job.label},
         )
+
+    def _look_who_runs(self) -> None:
+        self.slots = np.array(sorted(self.running), np.int64)
+        first = slice(len(self.running))  # numpy is quicker with a slice than with a list of all
+        self.where: Where = first if max(self.running, default=-1) < len(self.running) else self.slots
+
+    def _make_room(self) -> None:
+        """Forget what was before the running episodes began; they and a skill more take half of the room at most."""
+        first, room = int(self.began[self.slots].min()), len(self.actions)
+        more = max(first, 2 * (self.now - first + self.horizon) - room + first)
+        self.observations, self.actions, self.rewards = (
+            np.concatenate([rows[first:], np.zeros((more, *rows.shape[1:]), np.float32)])
+            for rows in (self.observations, self.actions, self.rewards)
+        )
+        self.now, self.began, self.ends = self.now - first, self.began - first, self.ends - first
 
 
 @torch.no_grad()
@@ -194,69 +253,65 @@ def collect(
     """
     if env.num_slots < 1:
         raise ConfigError(f"rollouts need an environment with at least one slot; this one has {env.num_slots}")
-    waiting = deque(enumerate(jobs))
-    running: dict[int, _Running] = {}
-    episodes: list[Episode | None] = [None] * len(jobs)
+    waiting, idle = deque(enumerate(jobs)), deque(range(env.num_slots))
+    table = _Table(env, actor.horizon)
+    episodes: dict[int, Episode] = {}
     with torch_threads(1):
-        while waiting or running:
-            for slot in range(env.num_slots):
-                if slot not in running and waiting:
-                    index, job = waiting.popleft()
-                    observation = env.reset(slot, job.task, job.seed)
-                    if job.start is not None:
-                        observation = env.place(slot, job.start)
-                    running[slot] = _Running(index, job, observation)
-            for slot, episode in _step(env, actor, running):
-                episodes[running.pop(slot).index] = episode
+        while waiting or table.running:
+            while waiting and idle:
+                slot, (index, job) = idle.popleft(), waiting.popleft()
+                observation = env.reset(slot, job.task, job.seed)
+                if job.start is not None:
+                    observation = env.place(slot, job.start)
+                table.begin(slot, _Running(index, job, np.random.default_rng([job.seed, 1])), observation)
+            for slot, terminated in _step(env, actor, table):
+                index, episodes[index] = table.end(slot, terminated, actor.control_period)
+                idle.append(slot)
                 if on_episode is not None:
-                    on_episode(episode)
-    return [episode for episode in episodes if episode is not None]
+                    on_episode(episodes[index])
+    return [episodes[index] for index in range(len(jobs))]
 
 
-def _step(env: SlotEnv, actor: SkillActor, running: dict[int, _Running]) -> list[tuple[int, Episode]]:
-    """One control step of all running episodes; returns slots that ended with their episodes."""
-    slots = sorted(running)
-    rows = [running[slot] for slot in slots]
-    _choose_skills(actor, [row for row in rows if len(row.actions) % actor.horizon == 0])
-    _plan_actions(actor, [row for row in rows if not row.planned])
-    actions = np.array([row.planned.popleft() for row in rows])
-    result = env.step(np.array(slots, np.int64), actions)
+def _step(env: SlotEnv, actor: SkillActor, table: _Table) -> list[tuple[int, bool]]:
+    """One control step of all running episodes; returns slots whose episodes ended and whether the task ended them."""
+    slots, where = table.slots, table.where
+    beginning = slots[(table.now - table.began[where]) % table.horizon == 0]
+    if len(beginning):
+        _choose_skills(actor, table, beginning.tolist())
+    if len(beginning) or not table.looks_ahead:
+        # An open-loop decoder looks at the state when a skill begins, a closed-loop one at every step.
+        looking = beginning if table.looks_ahead else where
+        table.plan(looking, actor.actions(table.observations[table.now, looking], table.z[looking]))
+    result = env.step(slots, table.actions[table.now, where])
     if not np.isfinite(result.observations).all():
-        raise ConfigError(f"the environment answered with observations that are not finite in slots {slots}")
-    ended = []
-    for i, (slot, row) in enumerate(zip(slots, rows, strict=True)):
-        row.observations.append(np.asarray(result.observations[i], np.float32))
-        row.actions.append(actions[i].copy())
-        row.rewards.append(float(result.rewards[i]))
-        if result.terminated[i] or result.truncated[i] or row.played(actor.horizon):
-            terminated = bool(result.terminated[i])
-            ended.append((slot, row.finish(terminated, not terminated, actor.control_period)))
-    return ended
+        raise ConfigError(f"the environment answered with observations that are not finite in slots {slots.tolist()}")
+    played = table.ends[where] == table.now + 1
+    table.add(result)
+    ended = result.terminated | result.truncated | played
+    return list(zip(slots[ended].tolist(), result.terminated[ended].tolist(), strict=True))
 
 
-def _choose_skills(actor: SkillActor, rows: Sequence[_Running]) -> None:
-    for row in rows:
-        if row.job.skills is not None:
-            row.begin_skill(row.job.skills[len(row.skills)])
-    asking = [row for row in rows if row.job.skills is None]
-    for policy in sorted({row.job.policy for row in asking}):
-        group = [row for row in asking if row.job.policy == policy]
-        states = np.stack([row.observations[-1] for row in group])
-        embeddings = np.stack([np.asarray(row.job.embedding, np.float32) for row in group])
-        means, scales = actor.skills(policy, states, embeddings)
-        for row, mean, scale in zip(group, means, scales, strict=True):
-            row.draw_skill(mean, scale)
+def _choose_skills(actor: SkillActor, table: _Table, slots: Sequence[int]) -> None:
+    """Skills begin in `slots`: those that a job names, or those that its policy draws."""
+    asking: defaultdict[int, list[int]] = defaultdict(list)
+    for slot in slots:
+        job, begun = table.running[slot].job, len(table.running[slot].skills)
+        if job.skills is None:
+            asking[job.policy].append(slot)
+        else:
+            table.begin_skills([slot], job.skills[begun : begun + 1])
+    for policy, group in sorted(asking.items()):
+        rows = [table.running[slot] for slot in group]
+        embeddings = np.array([row.job.embedding for row in rows], np.float32)
+        means, scales = actor.skills(policy, table.observations[table.now, group], embeddings)
+        noise = np.array([row.noise.standard_normal(means.shape[1], dtype=np.float32) for row in rows])
+        temperatures = np.array([[row.job.temperature] for row in rows], np.float32)
+        table.begin_skills(group, means + temperatures * noise * scales)
 
 
-def _plan_actions(actor: SkillActor, rows: Sequence[_Running]) -> None:
-    """Look at the state: a closed-loop decoder does so at every step, an open-loop one when a skill begins."""
-    if rows:
-        states, skills = np.array([row.observations[-1] for row in rows]), np.array([row.skills[-1] for row in rows])
-        for row, actions in zip(rows, actor.actions(states, skills), strict=True):
-            row.planned.extend(actions)
-
-
-def _padded(rows: Float32) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(rows))
-    missing = -len(tensor) % ROW_BLOCK
-    return torch.cat([tensor, tensor.new_zeros(missing, tensor.shape[1])])
+def _padded(*parts: Float32) -> Tensor:
+    """Rows of `parts` side by side, in whole blocks."""
+    count = len(parts[0])
+    rows = torch.zeros(count + -count % ROW_BLOCK, sum(part.shape[1] for part in parts))
+    np.concatenate(parts, axis=1, out=rows.numpy()[:count])
+    return rows

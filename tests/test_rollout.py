@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from toy_domain import HORIZON, STEPS, TASKS, PlaySkill, ToyEnv
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, to_skill_steps
 from simpl_core.errors import ConfigError
-from simpl_core.networks import SkillDecoder, SkillPolicy, SkillPrior
+from simpl_core.networks import OpenLoopDecoder, SkillDecoder, SkillPolicy, SkillPrior
 from simpl_core.rollout import RolloutJob, SkillActor, collect
 
 
@@ -73,6 +75,68 @@ def test_slots_do_not_change_episodes(slots: int) -> None:
     for one, two in zip(alone, together_without_ends, strict=True):
         assert_same(one, two)
     assert [episode.header["phase"] for episode in together] == [f"job {i}" for i in range(25)]
+
+
+def plain_episode(env: ToyEnv, actor: SkillActor, job: RolloutJob) -> Episode:
+    """What a job asks for, in a loop over one environment."""
+    noise = np.random.default_rng([job.seed, 1])
+    observations = [env.reset(0, job.task, job.seed)]
+    if job.start is not None:
+        observations = [env.place(0, job.start)]
+    actions, rewards, skills, planned, ended = [], [], [], [], False
+    while not ended:
+        state = observations[-1][None]
+        if len(actions) % HORIZON == 0:
+            if job.skills is None:
+                mean, scale = (x[0] for x in actor.skills(job.policy, state, job.embedding[None]))
+                skills.append(mean + np.float32(job.temperature) * noise.standard_normal(2, dtype=np.float32) * scale)
+            else:
+                skills.append(job.skills[len(skills)])
+            planned = []
+        planned = planned or list(actor.actions(state, skills[-1][None])[0])
+        actions.append(planned.pop(0))
+        step = env.step(np.array([0]), actions[-1][None])
+        observations.append(step.observations[0])
+        rewards.append(step.rewards[0])
+        played = job.skills is not None and len(actions) == HORIZON * len(job.skills)
+        ended = bool(step.terminated[0] or step.truncated[0] or played)
+    return Episode(
+        np.stack(observations),
+        np.stack(actions),
+        np.array(rewards, np.float32),
+        terminated=bool(step.terminated[0]),
+        truncated=not step.terminated[0],
+        skills=np.stack(skills),
+        skill_starts=HORIZON * np.arange(len(skills)),
+        time_stamps=np.arange(len(observations), dtype=float),
+        header={"task": str(job.task), "seed": job.seed, "phase": job.label},
+    )
+
+
+@pytest.mark.parametrize("room", [2, 64])
+@pytest.mark.parametrize("slots", [1, 4, 19])
+@pytest.mark.parametrize("kind", ["closed", "open"])
+def test_episodes_are_those_of_a_plain_loop(kind: str, slots: int, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, whatever else a job asks for, with episodes that end at any time and outgrow the room."""
+    monkeypatch.setattr("simpl_core.rollout.FIRST_ROOM", room)
+    torch.manual_seed(0)
+    decoder = SkillDecoder(3, 2, 2, 128) if kind == "closed" else OpenLoopDecoder(2, 2, 128, HORIZON)
+    with torch.no_grad():
+        for parameter in list(decoder.parameters())[-2:]:
+            parameter.mul_(10.0)  # so that tasks are solved, in any step of a skill
+    policies = [SkillPolicy(SkillPrior(3, 2, 128), 3, 2, 2, 128, 5) for _ in range(2)]
+    actor = SkillActor(decoder, policies, HORIZON)
+    rng = np.random.default_rng(1)
+    jobs = [dataclasses.replace(job, policy=i % 2, temperature=20.0 * (i % 3)) for i, job in enumerate(some_jobs(40))]
+    for i in range(0, 40, 5):
+        skills = rng.standard_normal((1 + i // 5 % 4, 2), dtype=np.float32)
+        jobs[i] = dataclasses.replace(jobs[i], skills=skills, start=rng.standard_normal(3, dtype=np.float32))
+    together = collect(ToyEnv(slots, noise=0.1, ends=True), actor, jobs)
+    lengths = {len(episode) for episode in together}
+    assert {1, STEPS} < lengths and any(length % HORIZON for length in lengths)
+    with torch.no_grad():
+        for job, episode in zip(jobs, together, strict=True):
+            assert_same(plain_episode(ToyEnv(1, noise=0.1, ends=True), actor, job), episode)
 
 
 def test_a_finished_slot_takes_the_next_job_at_once() -> None:
