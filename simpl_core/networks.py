@@ -69,27 +69,12 @@ class SkillMLP(nn.Sequential):
         return _between(self, x)
 
     def direct(self) -> Callable[[Tensor], Tensor]:
-        """The same in evaluation mode, bit for bit, as a chain of functions on the weights of the moment.
+        """The same in evaluation mode, bit for bit, as a chain of functions with the weights of this moment.
 
-        Modules that call modules take more time than the arithmetic of a few rows does.
+        Modules that call modules, each working out anew what does not change, take more time than the arithmetic of
+        a few rows.
         """
-        steps: list[Callable[[Tensor], Tensor]] = []
-        for layer in self:
-            if isinstance(layer, nn.Linear):
-                steps.append(partial(functional.linear, weight=layer.weight, bias=layer.bias))
-            elif isinstance(layer, nn.BatchNorm1d):
-                steps.append(
-                    partial(
-                        functional.batch_norm,
-                        running_mean=layer.running_mean,
-                        running_var=layer.running_var,
-                        weight=layer.weight,
-                        bias=layer.bias,
-                        eps=layer.eps,
-                    )
-                )
-            else:
-                steps.append(partial(functional.leaky_relu, negative_slope=cast(nn.LeakyReLU, layer).negative_slope))
+        steps = [_direct(layer) for layer in self]
 
         def answer(x: Tensor) -> Tensor:
             for step in steps:
@@ -97,6 +82,25 @@ class SkillMLP(nn.Sequential):
             return x
 
         return answer
+
+
+@torch.no_grad()
+def _direct(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A layer in evaluation mode as one call without gradient; what follows a Linear one overwrites its answer."""
+    if isinstance(layer, nn.Linear):
+        weight, bias = layer.weight.t().contiguous(), cast(Tensor | None, layer.bias)
+        if bias is None:
+            return lambda x: torch.mm(x, weight)
+        offset = bias.clone()
+        return lambda x: torch.addmm(offset, x, weight)
+    if isinstance(layer, nn.BatchNorm1d):
+        alone = partial(functional.batch_norm, running_var=layer.running_var, weight=layer.weight, eps=layer.eps)
+        zeros = torch.zeros(1, layer.num_features)
+        offset = alone(zeros, layer.running_mean, bias=layer.bias)
+        factor = alone(zeros + 1.0, zeros[0])
+        return lambda x: torch.addcmul(offset, x, factor, out=x)
+    slope = cast(nn.LeakyReLU, layer).negative_slope
+    return lambda x: functional.leaky_relu(x, slope, inplace=True)
 
 
 def _between(layers: nn.Sequential, x: Tensor) -> Tensor:
