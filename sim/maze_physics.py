@@ -63,10 +63,12 @@ class WallMap:
         Returns:
             (3, n): beside along x, along y, and between those.
         """
-        here = places[:, 0] + (cells[:, 0] * places[:, 1] + cells[:, 1]).astype(np.int64)
-        along_x, along_y = (sides[:, 0] * places[:, 1]).astype(np.int64), sides[:, 1].astype(np.int64)
-        found: NDArray[np.bool_] = self._flat[np.stack([here + along_x, here + along_y, here + along_x + along_y])]
-        return found
+        stride, steps = places[:, 1], sides.astype(np.int64)
+        here = places[:, 0] + (cells[:, 0] * stride + cells[:, 1]).astype(np.int64)
+        beside_x = here + steps[:, 0] * stride
+        found = np.array([beside_x, here + steps[:, 1], beside_x + steps[:, 1]])
+        # All cells beside a free one are there; for a ball that was placed in a wall at the edge it is the nearest.
+        return self._flat.take(found, mode="clip")
 
 
 def advance(states: Float64, actions: Float64, walls: WallMap, places: NDArray[np.int64]) -> Float64:
@@ -84,14 +86,13 @@ def advance(states: Float64, actions: Float64, walls: WallMap, places: NDArray[n
     positions, velocities = states[:, :2], np.minimum(np.maximum(states[:, 2:], -MAX_SPEED), MAX_SPEED)
     forces = GEAR * actions - DAMPING * velocities
     cells = np.rint(positions)
-    gaps = WALL_HALF - np.abs(positions - cells)  # between the ball's centre and the sides of its cell
-    rows = np.flatnonzero(gaps.min(1) < REACH)
-    if len(rows):
-        sides = np.copysign(1.0, positions[rows] - cells[rows])
-        beside = walls.beside(places[rows], cells[rows], sides)
+    offsets = positions - cells
+    gaps = WALL_HALF - np.abs(offsets)  # between the ball's centre and the sides of its cell
+    if (gaps < REACH).any():
+        sides = np.copysign(1.0, offsets)
+        away, beside = -sides, walls.beside(places, cells, sides)
         # As seen by a ball whose walls are on its negative sides: force away from a wall is positive.
-        pushed = _contact_forces(gaps[rows], beside, -sides * velocities[rows], -sides * forces[rows])
-        forces[rows] -= sides * pushed
+        forces += away * _contact_forces(gaps, beside, away * velocities, away * forces)
     # Euler's method, implicit in the joints' damping as MuJoCo's is.
     velocities = velocities + TIMESTEP / (MASS + TIMESTEP * DAMPING) * forces
     return np.concatenate([positions + TIMESTEP * velocities, velocities], axis=1)
@@ -114,7 +115,7 @@ def _contact_forces(gaps: Float64, walls: NDArray[np.bool_], velocities: Float64
     impedance, wanted = _settle(gaps, velocities)
     firmness = np.where(walls[:2].T & (gaps < REACH), impedance, 0.0)
     accelerations = firmness * np.maximum(wanted - free, 0.0)
-    corner = np.flatnonzero(walls[2] & ((gaps**2).sum(1) < REACH**2))
+    corner = np.flatnonzero(walls[2] & (gaps[:, 0] ** 2 + gaps[:, 1] ** 2 < REACH**2))
     if len(corner):
         rows = (gaps[corner], velocities[corner], free[corner], firmness[corner], wanted[corner])
         accelerations[corner] = _with_corner(*rows)
