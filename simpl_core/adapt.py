@@ -143,17 +143,15 @@ class Adaptation:
     def _embedding_size(self) -> int:
         return self._models.meta_config.e_dim if self._models.meta_config is not None else 0
 
-    def act(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
-        """pi(z | s, e) of the moment."""
+    def act(self, state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """pi(z | s, e) of the moment, given the frozen prior's answer."""
         if self._agent is not None:
-            return self._agent.act(state, e)
+            return self._agent.act(state, e, prior)
         if self._exploring is None:
             raise ConfigError("an adaptation without conditioning has its agent from the start")
         if self.config.explore_with == "prior":
-            before: DiagonalGaussian = self._models.skill_prior(state)
-            return before
-        answer: DiagonalGaussian = self._exploring(state, e)
-        return answer
+            return prior
+        return self._exploring.with_prior(state, e, prior)
 
     def add(self, episode: Episode) -> dict[str, float]:
         """Learn from the next episode asked for; returns metrics of the gradient steps taken."""
@@ -217,7 +215,8 @@ def adapt_in_simulation(
         on_round: told after each round; all runs are then in a state to save.
         on_metrics: told what each run's gradient steps measured.
     """
-    actor = SkillActor(models.skill_decoder, [run.act for run in runs], models.skills_config.horizon)
+    policies = [run.act for run in runs]
+    actor = SkillActor(models.skill_decoder, models.skill_prior, policies, models.skills_config.horizon)
     while not all(run.done for run in runs):
         wanted = [run.next_jobs(i) for i, run in enumerate(runs)]
         jobs = next((many for many in wanted if len(many) > 1), [job for few in wanted for job in few])

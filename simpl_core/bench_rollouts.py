@@ -84,8 +84,8 @@ def play(env: SlotEnv, acting: SkillActor, jobs: Sequence[RolloutJob]) -> int:
 
 def actor(models: Models) -> SkillActor:
     """The skill policy of `models` on their decoder."""
-    policies = [] if models.skill_policy is None else [models.skill_policy]
-    return SkillActor(models.skill_decoder, policies, models.skills_config.horizon)
+    policies = [] if models.skill_policy is None else [models.skill_policy.with_prior]
+    return SkillActor(models.skill_decoder, models.skill_prior, policies, models.skills_config.horizon)
 
 
 def rollout_jobs(domain: Domain, models: Models, count: int) -> list[RolloutJob]:

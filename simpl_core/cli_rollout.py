@@ -114,10 +114,9 @@ def _encode(env: SlotEnv, models: Models, task: Any, seed: list[int]) -> Float32
 
 def _collect(env: SlotEnv, models: Models, jobs: Sequence[RolloutJob]) -> list[Episode]:
     """Episodes under the skill policy, or under the skill prior where the jobs have no embedding."""
-    from simpl_core.rollout import SkillActor, collect
+    from simpl_core.rollout import SkillActor, collect, follow_prior
 
     policy = models.skill_policy if len(jobs[0].embedding) else None
-    actor = SkillActor(
-        models.skill_decoder, [policy or (lambda state, _: models.skill_prior(state))], models.skills_config.horizon
-    )
+    policies = [follow_prior if policy is None else policy.with_prior]
+    actor = SkillActor(models.skill_decoder, models.skill_prior, policies, models.skills_config.horizon)
     return collect(env, actor, jobs)

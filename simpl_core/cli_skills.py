@@ -81,7 +81,7 @@ class Skills:
     ) -> tuple[dict[str, Tally], list[Episode], list[Any]]:
         """What demonstrations, replays and rollouts achieve; the rollouts and their tasks."""
         from simpl_core.metrics import progress_bar
-        from simpl_core.rollout import RolloutJob, SkillActor, collect
+        from simpl_core.rollout import RolloutJob, SkillActor, collect, follow_prior
         from simpl_core.skills_report import replay_jobs, replayed_states, tally
 
         horizon = models.skills_config.horizon
@@ -90,7 +90,7 @@ class Skills:
         tasks = [choice[index % len(choice)] for index in range(self.episodes)]
         jobs = replay_jobs(models, data, shown, lambda states: where.retrace(states, choice[0]), self.seed)
         jobs += [RolloutJob(task, seed=self.seed + index) for index, task in enumerate(tasks)]
-        actor = SkillActor(models.skill_decoder, [lambda state, _: models.skill_prior(state)], horizon)
+        actor = SkillActor(models.skill_decoder, models.skill_prior, [follow_prior], horizon)
         env = where.make_env(min(len(jobs), 32), self.threads, self.noise)
         try:
             with progress_bar(len(jobs), "episodes") as bar:

@@ -32,6 +32,10 @@ class DiagonalGaussian(NamedTuple):
         distance = ((self.mean - other.mean) / other.scale).square()
         return 0.5 * (ratio + distance - 1.0 - ratio.log()).sum(-1)
 
+    def to(self, device: torch.device | str) -> DiagonalGaussian:
+        """The same distribution on `device`."""
+        return DiagonalGaussian(self.mean.to(device), self.scale.to(device))
+
     def detach(self) -> DiagonalGaussian:
         """The same distribution, cut from the graph."""
         return DiagonalGaussian(self.mean.detach(), self.scale.detach())

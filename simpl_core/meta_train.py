@@ -46,7 +46,8 @@ class MetaTrainer:
             raise ConfigError("meta-training needs at least one task, got none")
         self.config, self.tasks, self.seed = config, list(tasks), seed
         self.agent = SimplAgent(config, models.skill_prior, len(self.tasks), seed, models.device)
-        self._actor = SkillActor(models.skill_decoder, [self.agent.act], models.skills_config.horizon)
+        horizon = models.skills_config.horizon
+        self._actor = SkillActor(models.skill_decoder, models.skill_prior, [self.agent.act], horizon)
         self._env = env
         self._judge = judge_of(env) if config.share_episodes else None
         self._rounds = 0  # of episodes, warm-up included: seeds are drawn from it

@@ -194,6 +194,11 @@ class SkillPrior(nn.Module):
         """`state` (B, S) -> Gaussian over z (B, Z)."""
         return clamped_gaussian(self.net(state))
 
+    def direct(self) -> Callable[[Tensor], DiagonalGaussian]:
+        """The same in evaluation mode, bit for bit, with the weights of this moment (see `SkillMLP.direct`)."""
+        answer = self.net.direct()
+        return lambda state: clamped_gaussian(answer(state))
+
 
 class SkillPolicy(nn.Module):
     """pi(z | s, e): a residual to the frozen skill prior (SiMPL appendix E.1.3).
@@ -216,9 +221,9 @@ class SkillPolicy(nn.Module):
 
     def forward(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
         """`state` (B, S), `e` (B, E) -> Gaussian over z (B, Z)."""
-        return self.with_prior(self.prior(state), state, e)
+        return self.with_prior(state, e, self.prior(state))
 
-    def with_prior(self, prior: DiagonalGaussian, state: Tensor, e: Tensor) -> DiagonalGaussian:
+    def with_prior(self, state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
         """The same with the prior's answer at `state` at hand (it never changes, so it can be stored)."""
         mean, scale = self.residual(torch.cat([state, e], dim=-1)).chunk(2, dim=-1)
         return DiagonalGaussian(

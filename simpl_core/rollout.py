@@ -21,7 +21,7 @@ from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, Float32
 from simpl_core.errors import ConfigError
 from simpl_core.learner import torch_threads
-from simpl_core.networks import Decoder, SkillDecoder
+from simpl_core.networks import Decoder, SkillDecoder, SkillPrior
 
 ROW_BLOCK = 16
 """Batches are padded to a multiple: a few rows alone, or the tail of a vector loop, round differently."""
@@ -85,10 +85,16 @@ class SlotEnv(Protocol):
 
 
 class SkillSource(Protocol):
-    """A high-level policy pi(z | s, e)."""
+    """A high-level policy pi(z | s, e), which need not ask the frozen prior itself."""
 
-    def __call__(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
-        """`state` (B, S), `e` (B, E) -> Gaussian over z (B, Z)."""
+    def __call__(self, state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """`state` (B, S), `e` (B, E), p(z | s) -> Gaussian over z (B, Z)."""
+
+
+def follow_prior(state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
+    """The policy that is the prior."""
+    del state, e
+    return prior
 
 
 @dataclass(frozen=True)
@@ -117,21 +123,37 @@ class RolloutJob:
 
 
 class SkillActor:
-    """One frozen skill decoder under one or several skill policies."""
+    """One frozen skill decoder under one or several skill policies, all on top of the same frozen skill prior."""
 
     def __init__(
-        self, decoder: Decoder, policies: Sequence[SkillSource], horizon: int, control_period: float = 1.0
+        self,
+        decoder: Decoder,
+        prior: SkillPrior,
+        policies: Sequence[SkillSource],
+        horizon: int,
+        control_period: float = 1.0,
     ) -> None:
         """`horizon` control steps a skill; `control_period` [s] is for time stamps only."""
-        self._decoder, self._policies = decoder.eval(), policies
+        self._decoder, self._prior, self._policies = decoder.eval(), prior.direct(), policies
         self._direct = decoder.net.direct() if isinstance(decoder, SkillDecoder) else None
         self.horizon, self.control_period = horizon, control_period
 
-    def skills(self, policy: int, states: Float32, embeddings: Float32) -> tuple[Float32, Float32]:
-        """Mean and scale (n, Z) of pi(z | s, e) for `states` (n, S) and `embeddings` (n, E)."""
-        count = len(states)
-        answer = self._policies[policy](_padded(states), _padded(embeddings))
-        return answer.mean[:count].numpy(), answer.scale[:count].numpy()
+    def skills(
+        self, states: Float32, policies: Sequence[int], embeddings: Sequence[Float32]
+    ) -> tuple[Float32, Float32]:
+        """Mean and scale (n, Z) of pi(z | s, e) in each of `states` (n, S), as its policy says with its embedding."""
+        prior, observed = self._prior(_padded(states)), torch.from_numpy(states)
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for row, policy in enumerate(policies):
+            groups[policy].append(row)
+        means, scales = (np.empty((len(states), answer.shape[1]), np.float32) for answer in prior)
+        for policy, rows in groups.items():
+            block = rows + rows[:1] * (-len(rows) % ROW_BLOCK)
+            index, e = torch.tensor(block), np.array([embeddings[row] for row in block], np.float32)
+            before = DiagonalGaussian(prior.mean[index], prior.scale[index])
+            answer = self._policies[policy](observed[index], torch.from_numpy(e), before)
+            means[rows], scales[rows] = (part[: len(rows)].numpy() for part in answer)
+        return means, scales
 
     def actions(self, states: Float32, z: Float32) -> Float32:
         """Decoder's actions until it looks again (n, 1 or H, A), clipped to [-1, 1]."""
@@ -293,20 +315,20 @@ def _step(env: SlotEnv, actor: SkillActor, table: _Table) -> list[tuple[int, boo
 
 def _choose_skills(actor: SkillActor, table: _Table, slots: Sequence[int]) -> None:
     """Skills begin in `slots`: those that a job names, or those that its policy draws."""
-    asking: defaultdict[int, list[int]] = defaultdict(list)
+    asking = [slot for slot in slots if table.running[slot].job.skills is None]
     for slot in slots:
         job, begun = table.running[slot].job, len(table.running[slot].skills)
-        if job.skills is None:
-            asking[job.policy].append(slot)
-        else:
+        if job.skills is not None:
             table.begin_skills([slot], job.skills[begun : begun + 1])
-    for policy, group in sorted(asking.items()):
-        rows = [table.running[slot] for slot in group]
-        embeddings = np.array([row.job.embedding for row in rows], np.float32)
-        means, scales = actor.skills(policy, table.observations[table.now, group], embeddings)
-        noise = np.array([row.noise.standard_normal(means.shape[1], dtype=np.float32) for row in rows])
-        temperatures = np.array([[row.job.temperature] for row in rows], np.float32)
-        table.begin_skills(group, means + temperatures * noise * scales)
+    if not asking:
+        return
+    rows = [table.running[slot] for slot in asking]
+    jobs = [row.job for row in rows]
+    states, embeddings = table.observations[table.now, asking], [job.embedding for job in jobs]
+    means, scales = actor.skills(states, [job.policy for job in jobs], embeddings)
+    noise = np.array([row.noise.standard_normal(means.shape[1], dtype=np.float32) for row in rows])
+    temperatures = np.array([[job.temperature] for job in jobs], np.float32)
+    table.begin_skills(asking, means + temperatures * noise * scales)
 
 
 def _padded(*parts: Float32) -> Tensor:

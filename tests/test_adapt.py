@@ -29,7 +29,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def episodes(models: Models, count: int, task: Direction = TASKS[0]) -> list[Episode]:
-    actor = SkillActor(models.skill_decoder, [meta_trained(models, CONFIG).policy], models.skills_config.horizon)
+    policy = meta_trained(models, CONFIG).policy
+    actor = SkillActor(models.skill_decoder, models.skill_prior, [policy.with_prior], models.skills_config.horizon)
     rng = np.random.default_rng(0)
     return collect(
         ToyEnv(4), actor, [RolloutJob(task, rng.standard_normal(2).astype(np.float32), i) for i in range(count)]
@@ -49,7 +50,7 @@ def test_fine_tuning_starts_where_meta_training_ended(models: Models) -> None:
     tuner = FineTuner(models, CONFIG, np.array([0.1, 0.2], np.float32), 0)
     state, e = torch.randn(5, 3), torch.randn(5, 2)
     with torch.no_grad():
-        torch.testing.assert_close(tuner.act(state, e), models.skill_policy(state, e))
+        torch.testing.assert_close(tuner.act(state, e, models.skill_prior(state)), models.skill_policy(state, e))
     assert tuner.alpha == pytest.approx(models.alpha_2, rel=1e-5)
     changed = FineTuner(models, dataclasses.replace(CONFIG, alpha=0.7), np.zeros(2, np.float32), 0)
     assert changed.alpha == pytest.approx(0.7)

@@ -198,7 +198,8 @@ def test_simpl_learns_to_tell_tasks_apart() -> None:
     means = []
     for task in range(3):
         e = agent.embed(task).expand(64, -1)
-        means.append(agent.act(torch.randn(64, STATE), e).mean.mean(0)[0].item())
+        state = torch.randn(64, STATE)
+        means.append(agent.act(state, e, agent.policy.prior(state)).mean.mean(0)[0].item())
     assert means[0] < -0.4 and means[2] > 0.4 and means[0] < means[1] < means[2]
 
 
@@ -232,7 +233,8 @@ def test_simpl_follows_its_seed() -> None:
 def test_spirl_starts_as_the_prior() -> None:
     agent = task_agent()
     state = torch.randn(7, STATE)
-    policy, prior = agent.act(state, torch.zeros(7, 0)), unit_prior()(state)
+    prior = unit_prior()(state)
+    policy = agent.act(state, torch.zeros(7, 0), prior)
     torch.testing.assert_close(policy.mean, prior.mean)
     # The policy's scale has a floor of 0.001 on top.
     torch.testing.assert_close(policy.scale, prior.scale + 1e-3)
@@ -242,7 +244,8 @@ def test_spirl_finds_the_skill_that_pays() -> None:
     agent = task_agent()
     with torch_threads(1):
         agent.update(400)
-    policy = agent.act(torch.randn(64, STATE), torch.zeros(64, 0))
+    state = torch.randn(64, STATE)
+    policy = agent.act(state, torch.zeros(64, 0), agent.policy.prior(state))
     assert (policy.mean.mean(0) - torch.tensor([1.0, 0.5])).norm() < 0.4
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_rollout import assert_same, constant_policy, some_jobs
 from test_skills import CONFIG, demonstrations
-from toy_domain import HORIZON, STEPS, TASKS, ToyEnv
+from toy_domain import HORIZON, STEPS, TASKS, ToyEnv, unit_prior
 
 from simpl_core import skills
 from simpl_core.checkpoint import load_checkpoint, load_models, named_tensors, save_checkpoint, skill_networks
@@ -61,7 +61,7 @@ def test_an_open_loop_decoder_says_all_actions_from_the_skill_alone() -> None:
 
 def test_an_actor_plays_what_was_decoded_when_the_skill_began() -> None:
     script = Script()
-    actor = SkillActor(script, [constant_policy(0.0)], HORIZON)  # type: ignore[arg-type]
+    actor = SkillActor(script, unit_prior(), [constant_policy(0.0)], HORIZON)  # type: ignore[arg-type]
     first, second = collect(ToyEnv(2), actor, [RolloutJob(TASKS[0], seed=s) for s in (0, 1)])
     assert script.looks == STEPS // HORIZON  # once a skill, for both slots at once
     for episode in (first, second):
@@ -74,7 +74,7 @@ def test_an_actor_plays_what_was_decoded_when_the_skill_began() -> None:
 def test_slots_do_not_change_open_loop_episodes(slots: int) -> None:
     torch.manual_seed(0)
     policy = SkillPolicy(SkillPrior(3, 2, 128), 3, 2, 2, 128, 5)
-    actor = SkillActor(OpenLoopDecoder(2, 2, 128, HORIZON), [policy], HORIZON)
+    actor = SkillActor(OpenLoopDecoder(2, 2, 128, HORIZON), policy.prior, [policy.with_prior], HORIZON)
     jobs = some_jobs(12)
     alone = [collect(ToyEnv(1, noise=0.1), actor, [job])[0] for job in jobs]
     for one, two in zip(alone, collect(ToyEnv(slots, noise=0.1), actor, jobs), strict=True):

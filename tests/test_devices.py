@@ -115,15 +115,17 @@ def test_phase_3_is_saved_and_restored_on_another_device(tmp_path: Path, cuda: D
     models = meta_models(tmp_path)
     run = _adapted(models, config)
     state, e = torch.randn(5, 3), torch.randn(5, 2)
+    with torch.no_grad():
+        prior = models.skill_prior(state)
     with cuda():
         there = _adapted(dataclasses.replace(models, device="cuda"), config)
         save_tensors(tmp_path / "state.safetensors", there.state_dict())
-        answer = there.act(state, e).mean
+        answer = there.act(state, e, prior).mean
     assert there.scores == run.scores
     back = Adaptation("simpl", models, config, TASKS[0], seed=0)
     back.load_state_dict(load_file(tmp_path / "state.safetensors"))
-    for other in (answer, back.act(state, e).mean):
-        torch.testing.assert_close(other, run.act(state, e).mean, rtol=1e-3, atol=1e-4)
+    for other in (answer, back.act(state, e, prior).mean):
+        torch.testing.assert_close(other, run.act(state, e, prior).mean, rtol=1e-3, atol=1e-4)
 
 
 def _adapted(models: Models, config: AdaptConfig) -> Adaptation:

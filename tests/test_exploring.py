@@ -74,9 +74,10 @@ def test_the_skill_prior_may_explore(models: Models) -> None:
     state, e = torch.randn(4, STATE), torch.randn(4, 2)
     run = Adaptation("simpl", models, dataclasses.replace(CONFIG, explore_with="prior"), TASKS[0], seed=0)
     with torch.no_grad():
-        torch.testing.assert_close(run.act(state, e), models.skill_prior(state))
+        prior = models.skill_prior(state)
+        assert run.act(state, e, prior) is prior
         for _ in range(3):
             run.add(an_episode(1.0))
-        torch.testing.assert_close(run.act(state, e), models.skill_policy(state, e))
+        torch.testing.assert_close(run.act(state, e, prior), models.skill_policy(state, e))
         published = Adaptation("simpl", models, CONFIG, TASKS[0], seed=0)
-        torch.testing.assert_close(published.act(state, e), models.skill_policy(state, e))
+        torch.testing.assert_close(published.act(state, e, prior), models.skill_policy(state, e))

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toy_domain import HORIZON, STEPS, TASKS, PlaySkill, ToyEnv
+from toy_domain import HORIZON, STEPS, TASKS, PlaySkill, ToyEnv, unit_prior
 
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.episode import Episode, to_skill_steps
@@ -17,7 +17,7 @@ from simpl_core.rollout import RolloutJob, SkillActor, collect
 
 
 def constant_policy(mean: float, scale: float = 1e-6):
-    def policy(state: torch.Tensor, e: torch.Tensor) -> DiagonalGaussian:
+    def policy(state: torch.Tensor, e: torch.Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
         return DiagonalGaussian(torch.full((len(state), 2), mean), torch.full((len(state), 2), scale))
 
     return policy
@@ -26,8 +26,7 @@ def constant_policy(mean: float, scale: float = 1e-6):
 def random_actor(seed: int = 0) -> SkillActor:
     torch.manual_seed(seed)
     policy = SkillPolicy(SkillPrior(3, 2, 128), 3, 2, 2, 128, 5)
-    with torch.no_grad():
-        return SkillActor(SkillDecoder(3, 2, 2, 128), [policy], HORIZON)
+    return SkillActor(SkillDecoder(3, 2, 2, 128), policy.prior, [policy.with_prior], HORIZON)
 
 
 def some_jobs(count: int) -> list[RolloutJob]:
@@ -45,7 +44,7 @@ def assert_same(one: Episode, two: Episode) -> None:
 
 
 def test_a_new_skill_every_h_steps_and_actions_are_clipped() -> None:
-    actor = SkillActor(PlaySkill(), [constant_policy(3.0)], HORIZON, control_period=0.5)
+    actor = SkillActor(PlaySkill(), unit_prior(), [constant_policy(3.0)], HORIZON, control_period=0.5)
     (episode,) = collect(ToyEnv(1), actor, [RolloutJob(TASKS[0], seed=4, label="conditioning")])
     assert len(episode) == STEPS and episode.truncated and not episode.terminated
     assert episode.skill_starts.tolist() == [0, 2, 4, 6]
@@ -59,7 +58,7 @@ def test_a_new_skill_every_h_steps_and_actions_are_clipped() -> None:
 
 
 def test_an_episode_that_ends_early_is_terminated_and_not_truncated() -> None:
-    actor = SkillActor(PlaySkill(), [constant_policy(1.0)], HORIZON)
+    actor = SkillActor(PlaySkill(), unit_prior(), [constant_policy(1.0)], HORIZON)
     (episode,) = collect(ToyEnv(1, ends=True), actor, [RolloutJob(TASKS[0])])
     assert len(episode) == 1 and episode.terminated and not episode.truncated
     assert to_skill_steps(episode).dones.tolist() == [1.0]
@@ -88,7 +87,7 @@ def plain_episode(env: ToyEnv, actor: SkillActor, job: RolloutJob) -> Episode:
         state = observations[-1][None]
         if len(actions) % HORIZON == 0:
             if job.skills is None:
-                mean, scale = (x[0] for x in actor.skills(job.policy, state, job.embedding[None]))
+                mean, scale = (x[0] for x in actor.skills(state, [job.policy], [job.embedding]))
                 skills.append(mean + np.float32(job.temperature) * noise.standard_normal(2, dtype=np.float32) * scale)
             else:
                 skills.append(job.skills[len(skills)])
@@ -124,8 +123,9 @@ def test_episodes_are_those_of_a_plain_loop(kind: str, slots: int, room: int, mo
     with torch.no_grad():
         for parameter in list(decoder.parameters())[-2:]:
             parameter.mul_(10.0)  # so that tasks are solved, in any step of a skill
-    policies = [SkillPolicy(SkillPrior(3, 2, 128), 3, 2, 2, 128, 5) for _ in range(2)]
-    actor = SkillActor(decoder, policies, HORIZON)
+    prior = SkillPrior(3, 2, 128)
+    policies = [SkillPolicy(prior, 3, 2, 2, 128, 5).with_prior for _ in range(2)]
+    actor = SkillActor(decoder, prior, policies, HORIZON)
     rng = np.random.default_rng(1)
     jobs = [dataclasses.replace(job, policy=i % 2, temperature=20.0 * (i % 3)) for i, job in enumerate(some_jobs(40))]
     for i in range(0, 40, 5):
@@ -142,7 +142,7 @@ def test_episodes_are_those_of_a_plain_loop(kind: str, slots: int, room: int, mo
 def test_a_finished_slot_takes_the_next_job_at_once() -> None:
     """Slot 0 ends every episode at its first step, slot 1 none; so slot 0 makes all the rest."""
     env = ToyEnv(2, ends=True)
-    actor = SkillActor(PlaySkill(), [constant_policy(1.0), constant_policy(-1.0)], HORIZON)
+    actor = SkillActor(PlaySkill(), unit_prior(), [constant_policy(1.0), constant_policy(-1.0)], HORIZON)
     jobs = [RolloutJob(TASKS[0]), RolloutJob(TASKS[0], policy=1), *[RolloutJob(TASKS[0])] * 4]
     episodes = collect(env, actor, jobs)
     assert [slot for slot, _, _ in env.resets] == [0, 1, 0, 0, 0, 0]
@@ -150,14 +150,14 @@ def test_a_finished_slot_takes_the_next_job_at_once() -> None:
 
 
 def test_each_job_is_played_by_its_policy() -> None:
-    actor = SkillActor(PlaySkill(), [constant_policy(0.5), constant_policy(-0.25)], HORIZON)
+    actor = SkillActor(PlaySkill(), unit_prior(), [constant_policy(0.5), constant_policy(-0.25)], HORIZON)
     first, second = collect(ToyEnv(2), actor, [RolloutJob(TASKS[0], policy=1), RolloutJob(TASKS[0], policy=0)])
     np.testing.assert_allclose(first.skills, -0.25, atol=1e-4)
     np.testing.assert_allclose(second.skills, 0.5, atol=1e-4)
 
 
 def test_skills_are_drawn_from_the_policy_or_its_mean() -> None:
-    actor = SkillActor(PlaySkill(), [constant_policy(0.5, scale=2.0)], HORIZON)
+    actor = SkillActor(PlaySkill(), unit_prior(), [constant_policy(0.5, scale=2.0)], HORIZON)
     jobs = [RolloutJob(TASKS[0], seed=seed) for seed in range(500)]
     drawn = np.concatenate([episode.skills for episode in collect(ToyEnv(50), actor, jobs)])
     # 4,000 numbers: standard errors 0.03 and 0.02.
@@ -167,10 +167,10 @@ def test_skills_are_drawn_from_the_policy_or_its_mean() -> None:
 
 
 def test_the_embedding_reaches_the_policy() -> None:
-    def policy(state: torch.Tensor, e: torch.Tensor) -> DiagonalGaussian:
+    def policy(state: torch.Tensor, e: torch.Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
         return DiagonalGaussian(e, torch.full_like(e, 1e-6))
 
-    actor = SkillActor(PlaySkill(), [policy], HORIZON)
+    actor = SkillActor(PlaySkill(), unit_prior(), [policy], HORIZON)
     e = np.array([0.3, -0.7], np.float32)
     (episode,) = collect(ToyEnv(1), actor, [RolloutJob(TASKS[0], e)])
     np.testing.assert_allclose(episode.skills, np.tile(e, (4, 1)), atol=1e-4)
@@ -189,5 +189,6 @@ def test_threads_are_given_back_after_rollouts() -> None:
 def test_errors() -> None:
     with pytest.raises(ConfigError, match="at least one slot; this one has 0"):
         collect(ToyEnv(0), random_actor(), some_jobs(1))
+    actor = SkillActor(PlaySkill(), unit_prior(), [constant_policy(0.0)], 2)
     with pytest.raises(ConfigError, match=r"not finite in slots \[0\]"):
-        collect(ToyEnv(1, noise=float("nan")), SkillActor(PlaySkill(), [constant_policy(0.0)], 2), some_jobs(1))
+        collect(ToyEnv(1, noise=float("nan")), actor, some_jobs(1))

@@ -187,7 +187,7 @@ class _Pendulums:
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 0.0])
 def test_the_robot_does_what_the_simulation_did(temperature, runner, models):
     """A rollout in training and the runtime on the robot: same seed, same skills, same actions."""
-    actor = SkillActor(models.skill_decoder, [models.skill_policy], horizon=10)
+    actor = SkillActor(models.skill_decoder, models.skill_prior, [models.skill_policy.with_prior], horizon=10)
     jobs = [RolloutJob(None, E, seed, temperature) for seed in range(4)]
     for job, made in zip(jobs, collect(_Pendulums(), actor, jobs), strict=True):
         env = _Pendulums()

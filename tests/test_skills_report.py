@@ -24,7 +24,7 @@ from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.domains import domain
 from simpl_core.errors import EnvironmentMissingError
-from simpl_core.rollout import RolloutJob, SkillActor, collect
+from simpl_core.rollout import RolloutJob, SkillActor, collect, follow_prior
 from simpl_core.skills_report import held_out, measure_fit, replay_jobs, replayed_states, tally
 from simpl_core.windows import split_episodes
 
@@ -70,7 +70,7 @@ def test_a_replay_begins_where_the_demonstration_does_and_follows_it() -> None:
     data, models = toy_demonstrations(), exact_models()
     jobs = replay_jobs(models, data, [0, 1, 2], lambda _: TASKS[0], seed=3)
     assert [len(job.skills) for job in jobs] == [4, 2, 3] and len({job.seed for job in jobs}) == 3
-    actor = SkillActor(models.skill_decoder, [], HORIZON)
+    actor = SkillActor(models.skill_decoder, unit_prior(), [], HORIZON)
     for number, episode in enumerate(collect(ToyEnv(2), actor, jobs)):
         first, steps = data.bounds[number], HORIZON * len(jobs[number].skills)
         assert len(episode) == steps and episode.truncated
@@ -89,7 +89,7 @@ def test_replays_and_rollouts_share_the_slots() -> None:
     models = dataclasses.replace(exact_models(), skill_prior=unit_prior())
     replays = replay_jobs(models, toy_demonstrations(), [0, 1], lambda _: TASKS[0], seed=0)
     jobs = [replays[0], RolloutJob(TASKS[1], seed=5), replays[1]]
-    actor = SkillActor(models.skill_decoder, [lambda state, _: models.skill_prior(state)], HORIZON)
+    actor = SkillActor(models.skill_decoder, models.skill_prior, [follow_prior], HORIZON)
     together = collect(ToyEnv(3), actor, jobs)
     for job, episode in zip(jobs, together, strict=True):
         (alone,) = collect(ToyEnv(1), actor, [job])
@@ -110,7 +110,7 @@ def test_a_replay_in_the_kitchen_is_the_recorded_motion() -> None:
     vector = KitchenVector(1, noise=0.0, threads=1)
     try:
         job = RolloutJob(KitchenTask(tuple(SUBTASKS)), skills=np.zeros((1, 2), np.float32), start=start)
-        (episode,) = collect(vector, SkillActor(Recorded(actions), [], 10), [job])  # type: ignore[arg-type]
+        (episode,) = collect(vector, SkillActor(Recorded(actions), unit_prior(), [], 10), [job])  # type: ignore[arg-type]
     finally:
         vector.close()
     np.testing.assert_allclose(episode.observations, np.array(recorded), atol=1e-6)

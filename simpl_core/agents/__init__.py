@@ -13,8 +13,8 @@ from simpl_core.distributions import DiagonalGaussian
 class Agent(Protocol):
     """What every algorithm offers; how experience enters differs between one task and many."""
 
-    def act(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
-        """pi(z | s, e): `state` (B, S), `e` (B, E) -> Gaussian over z (B, Z), without gradient."""
+    def act(self, state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """pi(z | s, e): `state` (B, S), `e` (B, E), p(z | s) -> Gaussian over z (B, Z), without gradient."""
 
     def update(self, steps: int) -> dict[str, float]:
         """`steps` gradient steps on the experience so far; returns metrics averaged over them."""

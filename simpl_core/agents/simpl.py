@@ -94,10 +94,9 @@ class SimplAgent:
         self._generator = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
-    def act(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
-        """pi(z | s, e): `state` (B, S), `e` (B, E) on the CPU -> Gaussian over z (B, Z) on the CPU."""
-        answer: DiagonalGaussian = self.policy(state.to(self.device), e.to(self.device))
-        return DiagonalGaussian(answer.mean.cpu(), answer.scale.cpu())
+    def act(self, state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """pi(z | s, e): `state` (B, S), `e` (B, E), p(z | s), all on the CPU -> Gaussian over z (B, Z) on the CPU."""
+        return self.policy.with_prior(state.to(self.device), e.to(self.device), prior.to(self.device)).to("cpu")
 
     def add(self, task: int, steps: SkillSteps, *, replay: bool, context: bool) -> None:
         """Keep an episode's `steps` for critics and policy (`replay`), for contexts (`context`), or both."""
@@ -200,7 +199,7 @@ class SimplAgent:
         """Metrics, and what the critics said of the batch's skills (count, B)."""
         config = self.config
         with torch.no_grad(), self._arithmetic():
-            following = self.policy.with_prior(batch.next_prior, batch.next_states, e)
+            following = self.policy.with_prior(batch.next_states, e, batch.next_prior)
             next_z = following.sample(self._noise(*following.mean.shape))
             target = equations.soft_target(
                 batch.rewards,
@@ -239,7 +238,7 @@ class SimplAgent:
     ) -> dict[str, Tensor]:
         alpha, taken = weights
         with self._arithmetic():
-            policy = self.policy.with_prior(batch.prior, batch.states, e)
+            policy = self.policy.with_prior(batch.states, e, batch.prior)
             z = policy.sample(self._noise(*policy.mean.shape))
             values = self.critics(batch.states, e, z)
         kl = policy.kl(batch.prior)

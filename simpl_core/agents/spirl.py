@@ -94,17 +94,16 @@ class SpirlAgent:
         return float(self._alpha.values)
 
     @torch.no_grad()
-    def act(self, state: Tensor, e: Tensor) -> DiagonalGaussian:
-        """pi(z | s, e): `state` (B, S), `e` (B, E) on the CPU -> Gaussian over z (B, Z) on the CPU."""
-        answer: DiagonalGaussian = self.policy(state.to(self.device), e.to(self.device))
-        return DiagonalGaussian(answer.mean.cpu(), answer.scale.cpu())
+    def act(self, state: Tensor, e: Tensor, prior: DiagonalGaussian) -> DiagonalGaussian:
+        """pi(z | s, e): `state` (B, S), `e` (B, E), p(z | s), all on the CPU -> Gaussian over z (B, Z) on the CPU."""
+        return self.policy.with_prior(state.to(self.device), e.to(self.device), prior.to(self.device)).to("cpu")
 
     @torch.no_grad()
     def add(self, steps: SkillSteps) -> None:
         """Keep an episode's skill transitions."""
         states, following = (torch.from_numpy(x).to(self.device) for x in (steps.states, steps.next_states))
         prior, next_prior = self.policy.prior(states), self.policy.prior(following)
-        answers = (DiagonalGaussian(x.mean.cpu(), x.scale.cpu()) for x in (prior, next_prior))
+        answers = (x.to("cpu") for x in (prior, next_prior))
         self._replay.append(0, self._layout.pack(steps, *answers))
         earned = equations.returns_to_go(torch.from_numpy(steps.rewards), self.config.gamma)
         self._best_return = torch.maximum(self._best_return, earned.amax().to(self.device))
@@ -129,7 +128,7 @@ class SpirlAgent:
     def _update_critics(self, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         config = self.config
         with torch.no_grad():
-            following = self.policy.with_prior(batch.next_prior, batch.next_states, e)
+            following = self.policy.with_prior(batch.next_states, e, batch.next_prior)
             next_z = following.sample(self._noise(*following.mean.shape))
             target = equations.soft_target(
                 batch.rewards,
@@ -151,7 +150,7 @@ class SpirlAgent:
         return {"critic/loss": loss.detach(), "critic/value": values.detach().mean()}
 
     def _update_policy(self, batch: SkillBatch, e: Tensor, alpha: Tensor) -> dict[str, Tensor]:
-        policy = self.policy.with_prior(batch.prior, batch.states, e)
+        policy = self.policy.with_prior(batch.states, e, batch.prior)
         z = policy.sample(self._noise(*policy.mean.shape))
         kl = policy.kl(batch.prior)
         values = self._values(batch.states, e, z, learn=False).squeeze(-1)
