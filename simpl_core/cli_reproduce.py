@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tyro.conf import Positional
 
@@ -34,11 +34,12 @@ CONDITIONING = 20
 COLLECTED: Mapping[str, tuple[str, ...]] = {"kitchen": ("tasks=paper",), "maze": ("episodes=4000",)}
 """By domain: options of the demonstrations."""
 
-SPIRL: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("kitchen", "fast"): tuple(
-        f"{name}={json.dumps(getattr(ADAPT_PRESETS['fast'], name))}"
-        for name in ("batch_size", "reuse", "gamma", "tau", "temperature", "bound_targets")
-    ),
+SHARED = ("batch_size", "reuse", "gamma", "tau", "temperature", "bound_targets")
+SPIRL: Mapping[tuple[DomainName, str], tuple[str, ...]] = {
+    (domain, "fast"): tuple(
+        f"{name}={json.dumps(getattr(ADAPT_PRESETS[of_domain(domain, 'fast')], name))}" for name in SHARED
+    )
+    for domain in get_args(DomainName)
 }
 """By domain and preset: settings that make SPiRL's fine-tuning that of SiMPL; what is between them is meta-training."""
 
@@ -79,7 +80,8 @@ class Claim:
     @property
     def trained(self) -> str:
         """Folder of meta-training."""
-        return f"{self.domain}-{self.training}" if self.training else self.name
+        usual = not self.training or self.training.startswith(self.domain)
+        return self.name if usual else f"{self.domain}-{self.training}"
 
 
 CLAIMS: Mapping[str, Claim] = {

@@ -302,7 +302,15 @@ ADAPT_PRESETS: dict[str, AdaptConfig] = {
         conditioning_episodes=0, episodes=200, alpha=1.0, alpha_rate=3e-3, alpha_only_grows=False, kl_clip=10.0
     ),
     "maze-official": replace(_MAZE_ADAPT, episodes=980, use_conditioning=False),
-    "maze-fast": replace(_MAZE_ADAPT, batch_size=128, reuse=16.0, explore_on=20, explore_with="prior"),
+    "maze-fast": replace(
+        _MAZE_ADAPT,
+        batch_size=128,
+        reuse=128.0,
+        tau=0.02,
+        bound_targets=True,
+        explore_on=20,
+        explore_with="prior",
+    ),
     "maze-small": replace(_MAZE_ADAPT, conditioning_episodes=4, episodes=6, batch_size=64, reuse=16.0),
     "maze-spirl": replace(
         _MAZE_ADAPT,

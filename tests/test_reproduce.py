@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 
 from simpl_core import cli, results
 from simpl_core.cli_reproduce import CLAIMS, SPIRL, Figure, Reproduce, Stage, _Ledger
 from simpl_core.cli_settings import changes
-from simpl_core.config import ADAPT_PRESETS, preset
+from simpl_core.config import ADAPT_PRESETS, of_domain
 from simpl_core.errors import ConfigError
 
 
@@ -60,10 +61,15 @@ def test_methods_make_as_many_episodes_in_all_and_are_named_as_the_results_read_
         "kitchen_simpl-10": ["conditioning_episodes=10", "episodes=5", "reuse=0"],
         "kitchen_simpl-5": ["conditioning_episodes=5", "episodes=5", "reuse=0"],
     }
-    spirl = preset(ADAPT_PRESETS, "spirl", **changes(SPIRL["kitchen", "fast"]))
-    same = ("batch_size", "reuse", "gamma", "tau", "temperature", "cool_over", "bound_targets", "learning_rate")
-    assert [getattr(spirl, name) for name in same] == [getattr(ADAPT_PRESETS["fast"], name) for name in same]
     assert [results.conditioning_episodes(name.split("_")[1]) for name in found] == [20, 0, 10, 5]
+
+
+@pytest.mark.parametrize("domain", ["kitchen", "maze"])
+def test_fine_tuning_without_meta_training_is_the_same_fine_tuning(domain: Literal["kitchen", "maze"]) -> None:
+    simpl, spirl = (ADAPT_PRESETS[of_domain(domain, name)] for name in ("fast", "spirl"))
+    spirl = replace(spirl, **changes(SPIRL[domain, "fast"]))
+    same = ("batch_size", "reuse", "gamma", "tau", "temperature", "cool_over", "bound_targets", "learning_rate")
+    assert [getattr(spirl, name) for name in same] == [getattr(simpl, name) for name in same]
 
 
 def test_settings_reach_their_stage_alone() -> None:
