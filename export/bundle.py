@@ -83,7 +83,7 @@ class Bundle:
     def arithmetic(self) -> str:
         """What the layers of the networks that a control loop waits for compute in, such as "float32".
 
-        An update chooses anew (`to_onnx.FAST`): float32 where that agrees with PyTorch. Read from the graphs; the
+        An export chooses anew (`to_onnx`): float32 where that agrees with PyTorch. Read from the graphs; the
         layers of the fast ones are Gemm, and of those alone (`graphs`).
 
         Raises:

@@ -35,9 +35,6 @@ from simpl_core.networks import SkillDecoder, SkillPolicy
 TOLERANCE = 1e-5
 """|onnx - torch| <= TOLERANCE (1 + |torch|): absolute for small answers, relative for large ones."""
 
-FAST = IN_THE_LOOP
-"""In float32 where that keeps `TOLERANCE`, else in float64 as the others."""
-
 CHECKS = 1000
 """Random inputs, and at most as many recorded ones, on which every network must agree."""
 
@@ -230,7 +227,7 @@ def _graph(
         "task_encoder": task_encoder_graph,
     }
     write = writers[name]
-    if name in FAST:
+    if name in IN_THE_LOOP:
         graph = write(network, signature, fast=True)
         with contextlib.suppress(BundleError):
             return graph, "float32", compare(name, graph, exact, cases, signature)

@@ -137,7 +137,7 @@ def test_what_a_control_loop_waits_for_computes_in_float32_where_that_agrees(ran
         assert ("Gemm" in read_operators(graph)) == fast
         assert arithmetic == ("float32" if fast else "float64") and difference <= TOLERANCE
     check = Bundle.open(export_bundle(random_run, tmp_path / "out")).manifest.provenance["export_check"]
-    assert check["arithmetic"] == {name: "float32" if name in to_onnx.FAST else "float64" for name in NETWORKS}
+    assert check["arithmetic"] == {name: "float32" if name in to_onnx.IN_THE_LOOP else "float64" for name in NETWORKS}
 
 
 def test_other_batchnorm_statistics_would_be_noticed(models, bundle):
@@ -261,7 +261,7 @@ class TestUpdatePolicy:
 
     def test_an_update_that_computes_otherwise_than_its_parent_says_so(self, bundle, models, tmp_path, monkeypatch):
         assert bundle.arithmetic() == "float32" and "; float32" in describe(bundle)
-        monkeypatch.setattr(to_onnx, "FAST", ())
+        monkeypatch.setattr(to_onnx, "IN_THE_LOOP", ())
         child = update_policy(bundle, tuned(models.skill_policy), tmp_path / "child", {})
         assert Bundle.open(child.folder).arithmetic() == "skill_decoder float32, skill_policy float64"
         monkeypatch.undo()
