@@ -200,6 +200,24 @@ def test_a_restarted_policy_costs_one_episode_which_is_repeated() -> None:
     assert "is repeated: no tick for" in world.machine.warnings[0]
 
 
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_by_the_wall_clock_no_episode_begins_after_a_broken_one_until_the_guard_is_heard(lockstep: bool) -> None:
+    """A new guard may hear and answer the policy before it is heard here: then nobody knows what was executed."""
+    world = begun(plan(lockstep=lockstep))
+    world.run(until=BeginEpisode)
+    (begin,) = world.of(BeginEpisode)
+    world.do(world.machine.on_answer(begin, True, "", world.now, "base"))
+    world.act(begin.episode, begin.e, range(8))
+    world.run(limit=world.now + waiting.SILENCE[lockstep] + waiting.PATIENCE / 2)
+    if lockstep:  # there an idle guard is silent
+        assert len(world.of(EpisodeDone)) == 6
+        return
+    assert len(world.of(ResetScene)) == 1 and not world.of(EpisodeDone)
+    world.do(world.machine.on_guard(GuardRecord(0, 0, np.zeros(9), Mode.STOPPED, ""), world.now))
+    world.run()
+    assert len(world.of(EpisodeDone)) == 6
+
+
 def test_a_restarted_policy_gets_its_model_again() -> None:
     world = begun()
     while not world.of(EpisodeDone) or world.of(EpisodeDone)[-1].phase != "finetune":

@@ -175,6 +175,19 @@ def test_a_policy_that_was_away_itself_reads_the_answers_before_it_takes_over(mo
     assert desk.looks(0.4, step=0.2).zeros, "once: it may be away again and again"
 
 
+@pytest.mark.parametrize("away", [1.3, 30.0])
+def test_a_policy_that_was_stopped_hears_the_guard_out_before_it_gives_it_up(monkeypatch, away):
+    """What was said to a stopped process comes late; the zeros do not wait, the end of the episode does."""
+    desk = Desk(monkeypatch)
+    desk.takeover.watch.sent(desk.time)
+    desk.looks(away, step=away)
+    assert desk.looks(0.9).zeros and desk.takeover.outcome() == ""
+    assert desk.looks(0.2).takeover.outcome() == "the guard does not answer"
+    desk.takeover.watch.heard()
+    desk.takeover.watch.sent(desk.time)
+    assert desk.looks(1.3, step=0.1).takeover.outcome(), "late looks are no reason to wait for ever"
+
+
 def test_a_look_takes_the_newest_word_that_waits(monkeypatch):
     desk = Desk(monkeypatch)
     for _ in range(100):

@@ -83,6 +83,7 @@ class EpisodeMachine:
         self._aborts = self._mismatches = 0
         self._may_be_running = last_number > 0  # the policy: since an earlier start, or a BeginEpisode without success
         self._away = ""  # why the arm is not home
+        self._unheard = False  # an episode broke, and the guard has said nothing since
         self._latched = ""  # why the guard holds the arm until somebody resets it
         self._rolled_back = False  # since a model was last chosen
         self._stop: Finish | None = None
@@ -113,25 +114,24 @@ class EpisodeMachine:
 
     def on_action(self, action: PolicyTick, now: float) -> list[Command]:
         """A tick of the policy."""
-        recorder = self.recorder
-        if recorder is None or action.episode != recorder.episode:
+        if self.recorder is None or action.episode != self.recorder.episode:
             return []
         self._last_tick = now
-        recorder.on_action(action, now)
-        return self._advance(recorder, now)
+        self.recorder.on_action(action, now)
+        return self._advance(self.recorder, now)
 
     def on_guard(self, guard: GuardRecord, now: float) -> list[Command]:
         """A record of the guard."""
+        self._unheard = False
         self._latched = f"{guard.mode.name}, {guard.reason}" if guard.mode in HELD else ""
         if guard.mode in (Mode.FAULT, Mode.ESTOP) and self.state is not State.READY:
             self._away = f"it was stopped: {guard.reason}"  # kept beyond the reset, which must not set it in motion
         if self.state is State.HELD and not self._latched:
             return self._between(now)
-        recorder = self.recorder
-        if recorder is None:
+        if self.recorder is None:
             return []
-        recorder.on_guard(guard)
-        return self._advance(recorder, now)
+        self.recorder.on_guard(guard)
+        return self._advance(self.recorder, now)
 
     def on_answer(self, request: Request, success: bool, message: str, now: float, version: str = "") -> list[Command]:
         """The answer to a request; answers to older requests are ignored. See `on_silence` for none."""
@@ -144,11 +144,11 @@ class EpisodeMachine:
             return self._ended(now)
         if isinstance(request, Home):
             return self._wait_for_ready("" if success else message)
-        if not success and isinstance(request, StageModel):
-            return self._refused(request, message, now)
-        if not success:
+        if not success and not isinstance(request, StageModel):
             return self._failed(request, message, now)
         if isinstance(request, StageModel):
+            if not success:
+                return self._refused(request, message, now)
             self._acting = request.version
             return self._between(now) if self._latched or self._rolled_back else self._reset(now)
         if isinstance(request, ResetScene):
@@ -190,11 +190,10 @@ class EpisodeMachine:
         Raises:
             SimplError: there is none, or it can no longer be labelled.
         """
-        recorder = self.recorder
-        if recorder is None or recorder.complete or recorder.broken or self._stop is not None:
+        if self.recorder is None or self.recorder.complete or self.recorder.broken or self._stop is not None:
             raise SimplError(f"there is no episode to be labelled; now: {self.status}")
-        recorder.label = label
-        return self._advance(recorder, now)
+        self.recorder.label = label
+        return self._advance(self.recorder, now)
 
     def on_ready(self, now: float) -> list[Command]:
         """The scene is as an episode finds it.
@@ -262,6 +261,8 @@ class EpisodeMachine:
             self.state, self._failing_since = State.HELD, None
             log.warning("%s", self.status)
             return []
+        if self._unheard:  # a new one may answer the policy before it is heard here
+            return self._failed(ResetScene(self._number, 0), "the guard is not heard any more", now)
         if phase != "conditioning" and self.e_star is None:
             return self._ask(Encode(), State.ENCODING, ANSWER_WAIT, now)
         if self.schedule.adapted and (phase == "final" or self.plan.lockstep) and self._models.must_wait(now):
@@ -347,6 +348,7 @@ class EpisodeMachine:
             return [self._record_result(recorder, now), *self._between(now)]
         if recorder is not None and self._stop is None:
             discarded = recorder.label is Label.DISCARD
+            self._unheard = not (discarded or self.plan.lockstep)
             self._aborts += not (self._latched or discarded)  # then somebody looks at it before it happens again
             why = "discarded by the operator" if discarded else recorder.broken or "it did not start"
             self._warn(f"episode {self._number} is repeated: {why}")

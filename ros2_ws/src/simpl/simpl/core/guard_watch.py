@@ -85,9 +85,14 @@ class GuardWatch:
         """Whether somebody else must stop the arm."""
         return self.silence(now) > self._patience
 
-    def gives_up(self, now: float) -> bool:
-        """Whether the episode is over; True once, after that the guard counts as lost."""
-        if self.silence(now) <= max(self._patience, self._give_up):
+    def gives_up(self, now: float, since: float = -math.inf) -> bool:
+        """Whether the episode is over; True once, after that the guard counts as lost.
+
+        Args:
+            now: steady clock [s].
+            since: from when on it was listened for: what was said before, to a process that was stopped, is late.
+        """
+        if min(self.silence(now), now - since) <= max(self._patience, self._give_up):
             return False
         with self._lock:
             self._oldest = self._newest = (0, math.inf)

@@ -73,9 +73,7 @@ class ControlRun:
         return command.p99 / echo.p99 if command and echo else math.nan
 
 
-def run_control(
-    bundle: Path, rate: float, seconds: float, *, peers: bool = True, real_time: bool = True
-) -> ControlRun:
+def run_control(bundle: Path, rate: float, seconds: float, *, peers: bool = True, real_time: bool = True) -> ControlRun:
     """Let policy and guard act on joint states of 1 kHz for a while.
 
     Args:

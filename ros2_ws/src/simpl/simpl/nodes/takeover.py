@@ -20,6 +20,7 @@ from simpl.core.profile import RobotProfile
 from simpl.nodes.mailbox import Recipient
 
 _AFTER_PAUSE = 0.02  # for words that are on their way, where we were away ourselves [s]
+_AWAY = 0.5  # who has not looked for so long cannot say that the guard was silent [s]
 _DISCOVERY = 0.03  # until the controller hears somebody new [s]
 _KEPT = 1.0  # a publisher that was not needed, for the next time the guard is late [s]
 _ZEROS_EVERY = 0.02  # [s]
@@ -47,7 +48,7 @@ class Takeover:
         self._takes_velocities = profile.command.interface == "velocity"
         self._publisher: Publisher | None = None
         self._words = node.mailbox(interfaces.GUARD_STATE)
-        self._made_at = self._until = self._said_at = self._looked_at = -math.inf
+        self._made_at = self._until = self._said_at = self._looked_at = self._back_at = -math.inf
         self._waits = self._guard_ended = False
         self._outcome = ""
         self._over = threading.Event()
@@ -80,7 +81,10 @@ class Takeover:
     def look(self) -> None:
         """Hear the guard; take over, or let go."""
         now = time.monotonic()
-        late, self._looked_at = now - self._looked_at > self._patience, now
+        away, self._looked_at = now - self._looked_at, now
+        late = away > self._patience
+        if away > _AWAY:
+            self._back_at = now
         for message, _ in self._words.news():
             self._on_guard(message)
             break
@@ -90,7 +94,7 @@ class Takeover:
             return
         if self._takes_velocities:
             self._stand_in(now)
-        if self.watch.gives_up(now):
+        if self.watch.gives_up(now, self._back_at):
             self._outcome = "the guard does not answer"
 
     @property
