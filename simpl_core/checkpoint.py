@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -170,6 +171,8 @@ def build_models(checkpoint: Checkpoint, origin: str, device: str = "cpu") -> Mo
     meta = from_dict(MetaConfig, checkpoint.config["meta"])
     state, z = skills.state_dim, skills.z_dim
     sizes = (state, z, meta.e_dim, meta.hidden, meta.layers)
+    policy = restore("skill_policy", SkillPolicy(SkillPrior(state, z, skills.hidden, skills.prior_middle), *sizes))
+    _check_one_prior(policy.prior, prior, origin)
     return Models(
         skills,
         action_dim,
@@ -177,7 +180,7 @@ def build_models(checkpoint: Checkpoint, origin: str, device: str = "cpu") -> Mo
         decoder,
         prior,
         meta,
-        restore("skill_policy", SkillPolicy(SkillPrior(state, z, skills.hidden, skills.prior_middle), *sizes)),
+        policy,
         restore("critics", CriticEnsemble(*sizes, meta.critics)),
         restore("target_critics", CriticEnsemble(*sizes, meta.critics)),
         restore("task_encoder", TaskEncoder(state, z, meta.e_dim, meta.encoder_hidden)),
@@ -185,6 +188,17 @@ def build_models(checkpoint: Checkpoint, origin: str, device: str = "cpu") -> Mo
         float(checkpoint.config["state"]["alpha_2"]),
         device,
     )
+
+
+def _check_one_prior(of_policy: SkillPrior, prior: SkillPrior, origin: str) -> None:
+    """Rollouts ask the prior once for all policies, so the one that a policy was trained around must be that one."""
+    own, others = prior.state_dict(), of_policy.state_dict()
+    changed = [name for name in own if not torch.equal(own[name], others[name])]
+    if changed:
+        raise CheckpointError(
+            f"{origin}: skill_policy was trained around another prior than skill_prior: {', '.join(changed[:3])} "
+            f"and {len(changed[3:])} more tensors differ; they come from different runs"
+        )
 
 
 Network = TypeVar("Network", bound=nn.Module)

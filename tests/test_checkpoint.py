@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_random_run
 
-from simpl_core.checkpoint import load_checkpoint, load_models, save_checkpoint
+from simpl_core.checkpoint import build_models, load_checkpoint, load_models, save_checkpoint
 from simpl_core.config import META_PRESETS, SKILLS_PRESETS, SkillsConfig, from_dict, preset
 from simpl_core.errors import CheckpointError, ConfigError
 
@@ -48,3 +49,14 @@ def test_configuration_refuses_what_it_does_not_know() -> None:
         preset(META_PRESETS, "smal")
     with pytest.raises(ConfigError, match="has no betta"):
         from_dict(SkillsConfig, {"betta": 1.0})
+
+
+def test_a_policy_around_another_prior_is_refused(tmp_path: Path) -> None:
+    """A folder put together from two runs: rollouts would ask one prior, and the policy was trained around another."""
+    folder = make_random_run(tmp_path / "run", seed=0)
+    checkpoint = load_checkpoint(folder)
+    build_models(checkpoint, "run")
+    name = next(key for key in checkpoint.tensors if key.startswith("skill_policy.prior.") and key.endswith("weight"))
+    checkpoint.tensors[name][0] += 1e-3
+    with pytest.raises(CheckpointError, match=f"another prior.*{name.removeprefix('skill_policy.prior.')}"):
+        build_models(checkpoint, "run")
