@@ -96,6 +96,14 @@ def bundle_factory() -> Callable[[Path, int], Path]:
     return make_random_bundle
 
 
+@pytest.fixture(autouse=True)
+def threads_of_a_command_end_with_its_test() -> Iterator[None]:
+    """Commands run within a test set PyTorch's threads for the whole process; see OMP_NUM_THREADS above."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 if __name__ == "__main__":
     sys.stdout.write(f"{make_random_bundle(Path(sys.argv[1]))}\n")
 
