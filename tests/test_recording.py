@@ -22,6 +22,7 @@ pytest.importorskip("mcap")
 
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
+from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message, serialize_message
 from rich.console import Console
 from ros_rig import RosRig, wait_for
@@ -271,3 +272,26 @@ def test_a_killed_recorder_leaves_a_readable_file(rig: RosRig, tmp_path: Path) -
     process.wait()
     found = list(read_recording(path))
     assert found and [one.topic for one in found] == ["/guard/state"] * len(found)
+
+
+@pytest.mark.parametrize(("failures", "arrives"), [(0, True), (1, True), (2, True), (3, False)])
+def test_a_message_that_cannot_be_written_at_once_is_written_again(rig: RosRig, monkeypatch, failures, arrives) -> None:
+    heard = rig.listen(interfaces.GUARD_STATE)
+    sender, tries, write = interfaces.GUARD_STATE.publisher(rig.node), [], Publisher.publish
+
+    def busy(self, message):
+        tries.append(message)
+        if len(tries) <= failures:
+            raise interfaces.RCLError("cannot publish data")
+        write(self, message)
+
+    wait_for(lambda: sender.get_subscription_count() > 0)
+    monkeypatch.setattr(Publisher, "publish", busy)
+    if arrives:
+        sender.publish(GuardState(tick=7))
+        monkeypatch.undo()
+        wait_for(lambda: [one.tick for one in heard] == [7])
+    else:
+        with pytest.raises(interfaces.RCLError):
+            sender.publish(GuardState(tick=7))
+    assert len(tries) == min(failures + 1, 3)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosgraph_msgs.msg import Clock
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from rclpy.callback_groups import CallbackGroup
     from rclpy.client import Client
     from rclpy.node import Node
-    from rclpy.publisher import Publisher
     from rclpy.service import Service as RclpyService
     from rclpy.subscription import Subscription
 
@@ -50,6 +51,8 @@ def _qos(depth: int, *, reliable: bool = True, latched: bool = False) -> QoSProf
     )
 
 
+RCLError = rclpy_implementation.RCLError
+
 # Only the newest reading matters, and a lost one is followed by the next.
 SENSOR = _qos(1, reliable=False)
 # A command must arrive, and an old one must never be executed after a newer one.
@@ -60,6 +63,26 @@ STREAM = _qos(1000)
 STATUS = _qos(1, latched=True)
 # Whoever comes late sees what has happened.
 LOG = _qos(200, latched=True)
+
+
+_TRIES = 3
+
+
+class PatientPublisher(Publisher):
+    """A publisher that tries again.
+
+    Writing takes a lock for which the middleware waits 0.1 s at most. On a busy machine another thread of ours that has
+    it, taking in somebody's acknowledgement, may be kept waiting for longer: no reason to lose a command and a node.
+    """
+
+    def publish(self, msg: Any) -> None:
+        """Send a message; RCLError: three times it could not be written."""
+        for _ in range(_TRIES - 1):
+            try:
+                return super().publish(msg)
+            except RCLError:
+                continue
+        return super().publish(msg)
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,9 @@ class Topic:
     def publisher(self, node: Node) -> Publisher:
         """A publisher of this topic on `node`."""
         qos, options = self._overridable(self.writer)
-        return node.create_publisher(self.type, self.name, qos, qos_overriding_options=options)
+        return node.create_publisher(
+            self.type, self.name, qos, qos_overriding_options=options, publisher_class=PatientPublisher
+        )
 
     def subscription(
         self,
