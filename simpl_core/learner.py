@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,42 +20,6 @@ from simpl_core.errors import ConfigError
 def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Adam:
     """Adam with one fused kernel a step."""
     return torch.optim.Adam(list(parameters), lr=rate, fused=True)
-
-
-class RAdam(torch.optim.Adam):
-    """Rectified Adam (Liu et al. 2020, algorithm 2; phase 1 in SPiRL and SiMPL) with one fused kernel a step.
-
-    `torch.optim.RAdam` has no fused kernel. Its step is Adam's with another rate and epsilon, so the kernel is given
-    those: the rate times r_t, the variance rectification, and PyTorch's epsilon, which it adds before the correction of
-    the bias. While the variance is not tractable (rho_t <= 5, the first five steps) a step is the momentum's alone; an
-    epsilon beside which the gradients vanish, and a rate times as large, make Adam's step that one.
-    """
-
-    _VAST = 1e12
-
-    def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
-        super().__init__(list(parameters), lr=rate, fused=True)
-        for group in self.param_groups:
-            group["taken"] = 0  # steps; those in the state may be on a GPU, which would have to be waited for
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step with the rate of each group."""
-        given = [(group["lr"], group["eps"]) for group in self.param_groups]
-        for group, (rate, epsilon) in zip(self.param_groups, given, strict=True):
-            beta = group["betas"][1]
-            step = group["taken"] = group["taken"] + 1
-            left = beta**step
-            rho_inf = 2.0 / (1.0 - beta) - 1.0
-            rho = rho_inf - 2.0 * step * left / (1.0 - left)
-            if rho > 5.0:
-                r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-                group["lr"], group["eps"] = rate * r, epsilon / math.sqrt(1.0 - left)
-            else:
-                group["lr"], group["eps"] = rate * self._VAST, self._VAST
-        super().step(closure)
-        for group, (rate, epsilon) in zip(self.param_groups, given, strict=True):
-            group["lr"], group["eps"] = rate, epsilon
 
 
 def arithmetic(precision: Precision, device: torch.device | str) -> torch.autocast:

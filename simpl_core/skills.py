@@ -32,7 +32,7 @@ from simpl_core.config import SkillsConfig, from_dict
 from simpl_core.dataset import Demonstrations
 from simpl_core.distributions import DiagonalGaussian
 from simpl_core.errors import CheckpointError
-from simpl_core.learner import RAdam, arithmetic
+from simpl_core.learner import arithmetic
 from simpl_core.metrics import MetricsWriter, progress_bar
 from simpl_core.provenance import provenance
 from simpl_core.resume import STATE, interrupts_held, load_resume, other_than, save_resume, sole_writer
@@ -78,7 +78,7 @@ class SkillTrainer:
         torch.manual_seed(seed)
         self.config, self.device = config, torch.device(device)
         self.model = SkillModel(config, action_dim).to(device)
-        self.optimiser = RAdam(self.model.parameters(), config.learning_rate)
+        self.optimiser = torch.optim.RAdam(self.model.parameters(), lr=config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
 
@@ -160,7 +160,7 @@ class PriorTrainer:
         self.prior = model.prior.train()
         self._sampler = sampler
         self.states, self.posterior = _encode_all(model, sampler)
-        self.optimiser = RAdam(self.prior.parameters(), self.config.learning_rate)
+        self.optimiser = torch.optim.RAdam(self.prior.parameters(), lr=self.config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
 

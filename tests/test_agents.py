@@ -16,7 +16,7 @@ from simpl_core.agents.spirl import SpirlAgent, start_from_prior
 from simpl_core.config import AdaptConfig
 from simpl_core.episode import SkillSteps
 from simpl_core.errors import ConfigError
-from simpl_core.learner import DualWeights, RAdam, adam, descend, move_targets, torch_threads
+from simpl_core.learner import DualWeights, adam, descend, move_targets, torch_threads
 from simpl_core.networks import MLP, CriticEnsemble, SkillPolicy
 
 ADAPT = AdaptConfig(batch_size=32, buffer_size=500, learning_rate=3e-3, tau=0.05, delta=2.0, alpha=0.05, gamma=0.5)
@@ -109,29 +109,6 @@ def test_fused_adam_is_adam() -> None:
             optimiser.step()
     for p, q in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(p, q)
-
-
-def test_fused_radam_is_pytorchs_from_the_first_step_on_and_goes_on_from_its_state() -> None:
-    """Across step 5, up to which there is no rectification, with a rate that changes as phase 1's does."""
-    one, two = (MLP(3, 8, 1, 1).double() for _ in range(2))
-    two.load_state_dict(one.state_dict())
-    optimisers: list[torch.optim.Optimizer] = [
-        RAdam(one.parameters(), 1e-2),
-        torch.optim.RAdam(two.parameters(), 1e-2),
-    ]
-    x = torch.randn(16, 3, dtype=torch.float64)
-    for step in range(60):
-        if step == 30:
-            state, optimisers[0] = optimisers[0].state_dict(), RAdam(one.parameters(), 1.0)
-            optimisers[0].load_state_dict(state)
-        for network, optimiser in zip((one, two), optimisers, strict=True):
-            optimiser.param_groups[0]["lr"] = 1e-2 / (1 + step)
-            optimiser.zero_grad()
-            (network(x) - x[:, :1]).square().mean().backward()
-            optimiser.step()
-        for p, q in zip(one.parameters(), two.parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
-        assert optimisers[0].param_groups[0]["lr"] == 1e-2 / (1 + step)
 
 
 # --- SiMPL -----------------------------------------------------------------------------------------------------------
