@@ -196,8 +196,8 @@ def _check_one_prior(of_policy: SkillPrior, prior: SkillPrior, origin: str) -> N
     changed = [name for name in own if not torch.equal(own[name], others[name])]
     if changed:
         raise CheckpointError(
-            f"{origin}: skill_policy was trained around another prior than skill_prior: {', '.join(changed[:3])} "
-            f"and {len(changed[3:])} more tensors differ; they come from different runs"
+            f"{origin}: skill_policy was trained around another prior than skill_prior: {len(changed)} of {len(own)} "
+            f"tensors differ, the first of them {changed[0]}; they come from different runs"
         )
 
 

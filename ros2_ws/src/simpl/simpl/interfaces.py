@@ -69,20 +69,17 @@ _TRIES = 3
 
 
 class PatientPublisher(Publisher):
-    """A publisher that tries again.
-
-    Writing takes a lock for which the middleware waits 0.1 s at most. On a busy machine another thread of ours that has
-    it, taking in somebody's acknowledgement, may be kept waiting for longer: no reason to lose a command and a node.
-    """
+    """A publisher that tries again: the middleware gives a message up after 0.1 s, which a busy machine may take."""
 
     def publish(self, msg: Any) -> None:
         """Send a message; RCLError: three times it could not be written."""
-        for _ in range(_TRIES - 1):
+        for left in reversed(range(_TRIES)):
             try:
-                return super().publish(msg)
+                super().publish(msg)
+                return
             except RCLError:
-                continue
-        return super().publish(msg)
+                if not left:
+                    raise
 
 
 @dataclass(frozen=True)

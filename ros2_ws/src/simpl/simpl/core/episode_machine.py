@@ -262,7 +262,7 @@ class EpisodeMachine:
             log.warning("%s", self.status)
             return []
         if self._unheard:  # a new one may answer the policy before it is heard here
-            return self._failed(ResetScene(self._number, 0), "the guard is not heard any more", now)
+            return self._failed(None, "it has said nothing since an episode broke", now)
         if phase != "conditioning" and self.e_star is None:
             return self._ask(Encode(), State.ENCODING, ANSWER_WAIT, now)
         if self.schedule.adapted and (phase == "final" or self.plan.lockstep) and self._models.must_wait(now):
@@ -370,8 +370,8 @@ class EpisodeMachine:
         self._request, self.state, self._deadline = request, state, now + wait
         return [request]
 
-    def _failed(self, request: Request, message: str, now: float) -> list[Command]:
-        what = type(request).__name__
+    def _failed(self, request: Request | None, message: str, now: float) -> list[Command]:
+        what = type(request).__name__ if request is not None else "hearing the guard"
         if self._failing_since is None:
             self._failing_since = now
             log.warning("%s failed, trying again: %s", what, message)

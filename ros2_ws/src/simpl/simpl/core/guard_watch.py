@@ -90,7 +90,7 @@ class GuardWatch:
 
         Args:
             now: steady clock [s].
-            since: from when on it was listened for: what was said before, to a process that was stopped, is late.
+            since: from when on it was listened for (steady clock [s]): what a stopped process was told comes late.
         """
         if min(self.silence(now), now - since) <= max(self._patience, self._give_up):
             return False
